@@ -1,0 +1,3 @@
+package claudebalancer
+
+import _ "pgregory.net/rapid"
