@@ -1,0 +1,280 @@
+package store
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/claude-balancer/claude-balancer/api"
+)
+
+// row is a request that the balancer refused.
+func row(id string, at time.Time) Row {
+	return Row{Request: api.Request{
+		ID: id, Timestamp: at.UnixMilli(), Method: "POST", Path: "/v1/messages", StatusCode: 403,
+		Outcome: api.OutcomeRefused, Attempts: []api.Attempt{},
+	}}
+}
+
+// answered is a request that an account answered: 100 tokens in, 10 out, 1 cent.
+func answered(id string, at time.Time, a Account) Row {
+	r := row(id, at)
+	r.StatusCode, r.Success, r.Outcome, r.AccountID, r.Family = 200, 1, api.OutcomeOK, a.ID, "sonnet"
+	r.AccountUsed, r.PlanType, r.Model = &a.Name, &a.Plan, new("claude-sonnet-4-5")
+	r.InputTokens, r.OutputTokens, r.CostUSD = new(int64(100)), new(int64(10)), new(0.01)
+	r.ResponseTimeMS, r.DurationMS, r.Stream = 200, 900, 1
+	r.Attempts = []api.Attempt{{Account: "other", Status: 529, Cause: "overloaded", MS: 5}, {Account: a.Name, Status: 200, MS: 200}}
+	return r
+}
+
+func rowCounter(tb testing.TB, s *Store) int64 {
+	tb.Helper()
+	return got(s.rowsAbove(tb.Context(), 0))(tb)
+}
+
+func ids(rows []api.Request) []string {
+	list := []string{}
+	for _, r := range rows {
+		list = append(list, r.ID)
+	}
+	return list
+}
+
+func TestARowComesBackAsItWasStored(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	a := account("work")
+	must(t, s.AddAccount(t.Context(), a))
+	full := answered("r1", start, a)
+	full.Session, full.Client, full.UpstreamRequestID, full.ErrorMessage = new("abc"), new("laptop"), new("req_1"), new("oops")
+	full.CacheReadTokens, full.CacheWrite5mTokens, full.CacheWrite1hTokens = new(int64(1)), new(int64(2)), new(int64(3))
+	full.FailoverAttempts = 1
+	refused := row("r2", start.Add(time.Second))
+	must(t, s.InsertRows(t.Context(), []Row{full, refused}))
+	rows := got(s.Requests(t.Context(), api.RequestQuery{}))(t)
+	if want := []api.Request{refused.Request, full.Request}; !reflect.DeepEqual(rows, want) {
+		t.Errorf("got  %+v\nwant %+v", rows, want)
+	}
+}
+
+func TestARepeatedBatchCountsOnce(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	a := account("work")
+	must(t, s.AddAccount(t.Context(), a))
+	first := []Row{answered("r1", start, a), answered("r2", start, a)}
+	must(t, s.InsertRows(t.Context(), first))
+	must(t, s.InsertRows(t.Context(), append(first, answered("r3", start.Add(time.Second), a), first[0])))
+	must(t, s.InsertRows(t.Context(), first))
+	must(t, s.InsertRows(t.Context(), nil))
+
+	stats := got(s.Stats(t.Context(), time.Time{}))(t)
+	now := one(t, s, a.ID)
+	if stats.TotalRequests != 3 || now.RequestCount != 3 || now.Tokens.Input != 300 || rowCounter(t, s) != 3 {
+		t.Errorf("%d in the statistics, %d on the account with %+v, %d rows",
+			stats.TotalRequests, now.RequestCount, now.Tokens, rowCounter(t, s))
+	}
+	if now.LastUsed.UnixMilli() != start.Add(time.Second).UnixMilli() || *now.CostUSD < 0.0299 {
+		t.Errorf("last used %v, cost %v", now.LastUsed, *now.CostUSD)
+	}
+}
+
+func TestOnlySuccessRaisesAnAccountsCount(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	a := account("work")
+	must(t, s.AddAccount(t.Context(), a))
+	cut := answered("r1", start, a)
+	cut.Outcome, cut.CostUSD = api.OutcomeTruncated, nil
+	must(t, s.InsertRows(t.Context(), []Row{cut, row("r2", start)}))
+	if now := one(t, s, a.ID); now.RequestCount != 0 || !now.LastUsed.IsZero() || now.Tokens.Output != 10 || now.CostUSD != nil {
+		t.Errorf("got %+v", now)
+	}
+}
+
+func TestFiltersChooseRows(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	a, b := account("a"), account("b")
+	must(t, s.AddAccount(t.Context(), a))
+	must(t, s.AddAccount(t.Context(), b))
+	opus := answered("opus", start.Add(1*time.Second), a)
+	opus.Model = new("claude-opus-4-8")
+	laptop := answered("laptop", start.Add(2*time.Second), b)
+	laptop.Client = new("laptop")
+	must(t, s.InsertRows(t.Context(), []Row{opus, laptop, row("refused", start.Add(3*time.Second))}))
+	for _, c := range []struct {
+		q    api.RequestQuery
+		want []string
+	}{
+		{api.RequestQuery{}, []string{"refused", "laptop", "opus"}},
+		{api.RequestQuery{Limit: 1}, []string{"refused"}},
+		{api.RequestQuery{Account: "a"}, []string{"opus"}},
+		{api.RequestQuery{Account: "nobody"}, []string{}},
+		{api.RequestQuery{Model: "claude-opus-4-8"}, []string{"opus"}},
+		{api.RequestQuery{Client: "laptop"}, []string{"laptop"}},
+		{api.RequestQuery{Outcome: api.OutcomeOK}, []string{"laptop", "opus"}},
+		{api.RequestQuery{Outcome: api.OutcomeRefused}, []string{"refused"}},
+		{api.RequestQuery{Before: "refused"}, []string{"laptop", "opus"}},
+		{api.RequestQuery{Before: "refused", Account: "b", Model: "claude-sonnet-4-5", Client: "laptop", Outcome: api.OutcomeOK}, []string{"laptop"}},
+		{api.RequestQuery{Before: "opus"}, []string{}},
+	} {
+		rows := got(s.Requests(t.Context(), c.q))(t)
+		if have := ids(rows); rows == nil || !slices.Equal(have, c.want) {
+			t.Errorf("%+v: got %q, want %q", c.q, have, c.want)
+		}
+	}
+	if _, err := s.Requests(t.Context(), api.RequestQuery{Before: "never was"}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an unknown cursor: %v", err)
+	}
+}
+
+// Every filter must be answered from an index that also has the order: the
+// cost of a page does not grow with the history.
+func TestFiltersUseIndexes(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	for index, c := range map[string]conditions{
+		"requests_time":    {},
+		"requests_account": conditions{}.and(`r.account_id = ?`, "x"),
+		"requests_model":   got(s.conditions(t.Context(), api.RequestQuery{Model: "m"}))(t),
+		"requests_client":  got(s.conditions(t.Context(), api.RequestQuery{Client: "c"}))(t),
+		"requests_outcome": got(s.conditions(t.Context(), api.RequestQuery{Outcome: api.OutcomeExhausted}))(t),
+	} {
+		for _, before := range []bool{false, true} {
+			if before {
+				c = c.and(`(r.timestamp, r.id) < (?, ?)`, 1, "x")
+			}
+			query, args := pageQuery(c, 50)
+			type step struct {
+				id, parent, unused int
+				detail             string
+			}
+			plan := got(collect(t.Context(), s.reader, func(r *sql.Rows, p *step) error {
+				return r.Scan(&p.id, &p.parent, &p.unused, &p.detail)
+			}, "EXPLAIN QUERY PLAN "+query, args...))(t)
+			text := fmt.Sprint(plan)
+			if !strings.Contains(text, "INDEX "+index) || strings.Contains(text, "B-TREE FOR ORDER BY") {
+				t.Errorf("%s (continued: %v): the plan is %s", index, before, text)
+			}
+		}
+	}
+}
+
+func TestPagesJoinWithoutGapOrOverlap(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	a := account("work")
+	must(t, s.AddAccount(t.Context(), a))
+	rapid.Check(t, func(rt *rapid.T) {
+		if _, err := s.ClearRequests(t.Context()); err != nil {
+			rt.Fatal(err)
+		}
+		times := rapid.SliceOfN(rapid.IntRange(0, 4), 0, 30).Draw(rt, "times") // many at the same millisecond
+		var rows []Row
+		for i, ms := range times {
+			r := row(fmt.Sprintf("%c%d", 'a'+i%3, i), start.Add(time.Duration(ms)*time.Millisecond))
+			if i%2 == 0 {
+				r = answered(r.ID, time.UnixMilli(r.Timestamp), a)
+			}
+			rows = append(rows, r)
+		}
+		if err := s.InsertRows(t.Context(), rows); err != nil {
+			rt.Fatal(err)
+		}
+		q := api.RequestQuery{Limit: rapid.IntRange(1, 10).Draw(rt, "limit")}
+		if rapid.Bool().Draw(rt, "by account") {
+			q.Account = "work"
+		}
+		var want []api.Request
+		for _, r := range rows {
+			if q.Account == "" || r.AccountID != "" {
+				want = append(want, r.Request)
+			}
+		}
+		slices.SortFunc(want, newestFirst)
+		var have []api.Request
+		for {
+			page, err := s.Requests(t.Context(), q)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			have = append(have, page...)
+			if len(page) < q.Limit {
+				break
+			}
+			q.Before = page[len(page)-1].ID
+		}
+		if !slices.Equal(ids(have), ids(want)) {
+			rt.Fatalf("got %q, want %q", ids(have), ids(want))
+		}
+	})
+}
+
+func TestPruneKeepsAgeAndRowBounds(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	a := account("work")
+	must(t, s.AddAccount(t.Context(), a))
+	var rows []Row
+	for i := range 2500 {
+		rows = append(rows, answered(fmt.Sprintf("old-%04d", i), start.Add(-48*time.Hour+time.Duration(i)*time.Millisecond), a))
+	}
+	for i := range 20 {
+		rows = append(rows, answered(fmt.Sprintf("new-%02d", i), start.Add(time.Duration(i)*time.Millisecond), a))
+	}
+	must(t, s.InsertRows(t.Context(), rows))
+	pages := got(s.pragma(t.Context(), "page_count"))(t)
+
+	if n := got(s.Prune(t.Context(), start.Add(-24*time.Hour), 0))(t); n != 2500 {
+		t.Errorf("%d rows went by age", n)
+	}
+	if n := got(s.Stats(t.Context(), time.Time{}))(t).TotalRequests; n != 20 {
+		t.Errorf("%d requests are left in the sums", n)
+	}
+	if after := got(s.pragma(t.Context(), "page_count"))(t); after > pages/4 {
+		t.Errorf("the file has %d pages after %d", after, pages)
+	}
+	if n := got(s.Prune(t.Context(), time.Time{}, 5))(t); n != 15 {
+		t.Errorf("%d rows went by number", n)
+	}
+	if left := ids(got(s.Requests(t.Context(), api.RequestQuery{}))(t)); len(left) != 5 || left[4] != "new-15" || rowCounter(t, s) != 5 {
+		t.Errorf("left are %q, counted %d", left, rowCounter(t, s))
+	}
+	if n := got(s.Prune(t.Context(), start.Add(-24*time.Hour), 5))(t); n != 0 {
+		t.Errorf("%d rows went for no reason", n)
+	}
+}
+
+func TestClearingTheHistoryKeepsCountersAndBudgets(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	a := account("work")
+	must(t, s.AddAccount(t.Context(), a))
+	must(t, s.AddKey(t.Context(), Key{ID: "k", Name: "laptop"}))
+	r := answered("r1", start, a)
+	r.Client = new("laptop")
+	must(t, s.InsertRows(t.Context(), []Row{r, row("r2", start)}))
+	if n := got(s.ClearRequests(t.Context()))(t); n != 2 || rowCounter(t, s) != 0 {
+		t.Errorf("%d rows went, %d are counted", n, rowCounter(t, s))
+	}
+	if n := got(s.ClearRequests(t.Context()))(t); n != 0 {
+		t.Errorf("%d rows went out of nothing", n)
+	}
+	if stats := got(s.Stats(t.Context(), time.Time{}))(t); stats.TotalRequests != 0 || len(stats.ByAccount) != 0 {
+		t.Errorf("statistics are %+v", stats)
+	}
+	if now := one(t, s, a.ID); now.RequestCount != 1 {
+		t.Errorf("the account's count is %d", now.RequestCount)
+	}
+	if spent := got(s.KeySpend(t.Context(), start))(t); spent["laptop"] != 0.01 {
+		t.Errorf("spent %v", spent)
+	}
+}

@@ -1,0 +1,100 @@
+package store
+
+// Limits and usage windows of accounts.
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+)
+
+// Limits returns the limits of all accounts.
+func (s *Store) Limits(ctx context.Context) ([]Limit, error) {
+	limits, err := collect(ctx, s.reader, func(r *sql.Rows, l *Limit) error {
+		return r.Scan(&l.AccountID, &l.Scope, &l.Name, &l.Cause, &l.Header, millis{&l.Since}, millis{&l.Until})
+	}, `SELECT account_id, scope, name, cause, header, since, until FROM limits ORDER BY account_id, scope, name`)
+	if err != nil {
+		return nil, fmt.Errorf("read limits: %w", err)
+	}
+	return limits, nil
+}
+
+// SaveLimits replaces the limits of an account. ErrNotFound means that the
+// account is gone.
+func (s *Store) SaveLimits(ctx context.Context, accountID string, limits []Limit) error {
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM limits WHERE account_id = ?`, accountID); err != nil {
+			return err
+		}
+		for _, l := range limits {
+			n, err := execTx(ctx, tx, `INSERT INTO limits (account_id, scope, name, cause, header, since, until)
+				SELECT id, ?, ?, ?, ?, ?, ? FROM accounts WHERE id = ?
+				ON CONFLICT (account_id, scope, name) DO UPDATE SET
+				cause = excluded.cause, header = excluded.header, since = excluded.since, until = excluded.until`,
+				l.Scope, l.Name, l.Cause, l.Header, toMillis(l.Since), toMillis(l.Until), accountID)
+			if err == nil && n == 0 {
+				err = ErrNotFound
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("save limits of account %s: %w", accountID, err)
+	}
+	return nil
+}
+
+// Windows returns the usage windows of all accounts.
+func (s *Store) Windows(ctx context.Context) ([]Window, error) {
+	windows, err := collect(ctx, s.reader, func(r *sql.Rows, w *Window) error {
+		return r.Scan(&w.AccountID, &w.Name, &w.Utilization, &w.Status, millis{&w.ResetsAt}, millis{&w.SeenAt})
+	}, `SELECT account_id, name, COALESCE(utilization, -1), status, resets_at, seen_at FROM windows ORDER BY account_id, name`)
+	if err != nil {
+		return nil, fmt.Errorf("read windows: %w", err)
+	}
+	return windows, nil
+}
+
+// SaveWindows stores windows over older ones of the same name, and for the
+// chart the highest utilization of each hour. Windows of accounts that are gone
+// are left out.
+func (s *Store) SaveWindows(ctx context.Context, windows []Window) error {
+	if len(windows) == 0 {
+		return nil
+	}
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		for _, w := range windows {
+			if err := saveWindow(ctx, tx, w); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("save windows: %w", err)
+	}
+	return nil
+}
+
+func saveWindow(ctx context.Context, tx *sql.Tx, w Window) error {
+	var utilization any
+	if w.Utilization >= 0 {
+		utilization = w.Utilization
+	}
+	seen := w.SeenAt.UnixMilli()
+	n, err := execTx(ctx, tx, `INSERT INTO windows (account_id, name, utilization, status, resets_at, seen_at)
+		SELECT id, ?, ?, ?, ?, ? FROM accounts WHERE id = ?
+		ON CONFLICT (account_id, name) DO UPDATE SET utilization = excluded.utilization, status = excluded.status,
+		resets_at = excluded.resets_at, seen_at = excluded.seen_at WHERE excluded.seen_at >= windows.seen_at`,
+		w.Name, utilization, w.Status, toMillis(w.ResetsAt), seen, w.AccountID)
+	if err != nil || n == 0 || utilization == nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO window_hours (hour, account_id, utilization) VALUES (?, ?, ?)
+		ON CONFLICT (hour, account_id) DO UPDATE SET utilization = excluded.utilization
+		WHERE excluded.utilization > window_hours.utilization`, hourOf(seen), w.AccountID, utilization)
+	return err
+}

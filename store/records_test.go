@@ -1,0 +1,177 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/claude-balancer/claude-balancer/api"
+)
+
+func TestLimitsAreReplacedAsASet(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	must(t, s.AddAccount(t.Context(), account("a")))
+	must(t, s.AddAccount(t.Context(), account("b")))
+	limit := func(id, scope, name string) Limit {
+		return Limit{AccountID: id, Scope: scope, Name: name, Cause: "rate_limit", Header: "retry-after",
+			Since: start.Local(), Until: start.Add(time.Minute).Local()}
+	}
+	other := limit("id-b", api.ScopeAccount, "")
+	must(t, s.SaveLimits(t.Context(), "id-b", []Limit{other}))
+	must(t, s.SaveLimits(t.Context(), "id-a", []Limit{limit("id-a", api.ScopeAccount, ""), limit("id-a", api.ScopeFamily, "opus")}))
+	last := limit("id-a", api.ScopeModel, "claude-x")
+	must(t, s.SaveLimits(t.Context(), "id-a", []Limit{last, last}))
+	if have := got(s.Limits(t.Context()))(t); !reflect.DeepEqual(have, []Limit{last, other}) {
+		t.Errorf("got %+v", have)
+	}
+	must(t, s.SaveLimits(t.Context(), "id-a", nil))
+	if have := got(s.Limits(t.Context()))(t); !reflect.DeepEqual(have, []Limit{other}) {
+		t.Errorf("got %+v", have)
+	}
+	if err := s.SaveLimits(t.Context(), "gone", []Limit{last}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an account that is gone: %v", err)
+	}
+}
+
+func TestTheNewestWindowCounts(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	must(t, s.AddAccount(t.Context(), account("a")))
+	window := Window{AccountID: "id-a", Name: "5h", Utilization: 0.5, Status: "allowed", ResetsAt: start.Add(time.Hour).Local(), SeenAt: start.Local()}
+	older, gone, silent := window, window, window
+	older.SeenAt, older.Utilization = start.Add(-time.Minute), 0.9
+	gone.AccountID = "gone"
+	silent.Name, silent.Utilization, silent.ResetsAt = "7d", -1, time.Time{}
+	must(t, s.SaveWindows(t.Context(), []Window{window, older, gone, silent}))
+	if have := got(s.Windows(t.Context()))(t); !reflect.DeepEqual(have, []Window{window, silent}) {
+		t.Errorf("got %+v", have)
+	}
+}
+
+func TestSessionsMoveAndExpire(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	must(t, s.AddAccount(t.Context(), account("a")))
+	must(t, s.AddAccount(t.Context(), account("b")))
+	session := func(key, id string, age time.Duration) Session {
+		return Session{Key: key, AccountID: id, LastUsed: start.Add(-age).Local()}
+	}
+	must(t, s.SaveSessions(t.Context(), []Session{
+		session("x", "id-a", time.Hour), session("y", "id-a", time.Minute), session("z", "id-a", 0), session("w", "gone", 0)}))
+	must(t, s.SaveSessions(t.Context(), []Session{session("x", "id-b", time.Second)}))
+	have := got(s.Sessions(t.Context(), start.Add(-time.Minute), 2))(t)
+	if want := []Session{session("z", "id-a", 0), session("x", "id-b", time.Second)}; !reflect.DeepEqual(have, want) {
+		t.Errorf("got %+v", have)
+	}
+	must(t, s.RemoveSessions(t.Context(), start.Add(-time.Second)))
+	if have := got(s.Sessions(t.Context(), time.Time{}, 10))(t); len(have) != 2 {
+		t.Errorf("left are %+v", have)
+	}
+}
+
+func TestResourcesAreFoundById(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	must(t, s.AddAccount(t.Context(), account("a")))
+	var ids []string
+	for i := range 1100 {
+		ids = append(ids, fmt.Sprint("file_", i))
+	}
+	file := Resource{ID: "file_1099", AccountID: "id-a", ClientKey: "laptop", CreatedAt: start.Local()}
+	must(t, s.SaveResource(t.Context(), file))
+	if have := got(s.Resource(t.Context(), file.ID))(t); !reflect.DeepEqual(have, file) {
+		t.Errorf("got %+v", have)
+	}
+	if have := got(s.Resources(t.Context(), ids))(t); !reflect.DeepEqual(have, map[string]Resource{file.ID: file}) {
+		t.Errorf("got %+v", have)
+	}
+	must(t, s.RemoveResource(t.Context(), file.ID))
+	must(t, s.RemoveResource(t.Context(), file.ID))
+	if _, err := s.Resource(t.Context(), file.ID); !errors.Is(err, ErrNotFound) {
+		t.Errorf("after removal: %v", err)
+	}
+	if err := s.SaveResource(t.Context(), Resource{ID: "x", AccountID: "gone"}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an account that is gone: %v", err)
+	}
+}
+
+func TestClientKeysComeBackAsTheyWereStored(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	k := Key{ID: "k1", Name: "laptop", Role: api.RoleClient, Models: []string{"*haiku*", "a,b"}, Accounts: []string{`o'hara, "x"`},
+		CreatedAt: start.Local(), ExpiresAt: start.Add(time.Hour).Local(), RPM: 60, MaxInFlight: 2, BudgetUSD: new(1.5), BudgetPeriod: "month",
+		Hash: [32]byte{1, 2, 3}, PreviousHash: [32]byte{4}, PreviousUntil: start.Local()}
+	must(t, s.AddKey(t.Context(), k))
+	if err := s.AddKey(t.Context(), Key{ID: "k2", Name: "laptop"}); !errors.Is(err, ErrExists) {
+		t.Errorf("a used name: %v", err)
+	}
+	check := func(want Key) {
+		t.Helper()
+		if have := got(s.Keys(t.Context()))(t); !reflect.DeepEqual(have, []Key{want}) {
+			t.Errorf("got  %+v\nwant %+v", have, want)
+		}
+	}
+	check(k)
+	must(t, s.TouchKeys(t.Context(), map[string]time.Time{"k1": start, "unknown": start}))
+	must(t, s.TouchKeys(t.Context(), map[string]time.Time{"k1": start.Add(-time.Hour)}))
+	k.LastUsed = start.Local()
+	check(k)
+	k.Models, k.Accounts, k.BudgetUSD, k.Hash = nil, nil, nil, [32]byte{9}
+	must(t, s.UpdateKey(t.Context(), k))
+	check(k)
+	must(t, s.RemoveKey(t.Context(), "k1"))
+	for _, err := range []error{s.RemoveKey(t.Context(), "k1"), s.UpdateKey(t.Context(), k)} {
+		if !errors.Is(err, ErrNotFound) {
+			t.Errorf("a removed key: %v", err)
+		}
+	}
+}
+
+func TestSpendingIsKeptByKeyAndHour(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	must(t, s.AddKey(t.Context(), Key{ID: "k1", Name: "laptop"}))
+	var rows []Row
+	for i, age := range []time.Duration{0, time.Hour, 40 * 24 * time.Hour} {
+		r := answered(fmt.Sprint(i), start.Add(-age), account("work"))
+		r.Client = new("laptop")
+		rows = append(rows, r)
+	}
+	must(t, s.InsertRows(t.Context(), rows))
+	for _, c := range []struct {
+		since time.Time
+		want  float64
+	}{{start, 0.01}, {start.Add(-time.Hour), 0.02}, {time.Time{}, 0.03}} {
+		if spent := got(s.KeySpend(t.Context(), c.since))(t); spent["laptop"] < c.want-1e-9 || spent["laptop"] > c.want+1e-9 {
+			t.Errorf("since %v: %v, want %v", c.since, spent, c.want)
+		}
+	}
+	// A short history must not empty a month's budget.
+	_ = got(s.Prune(t.Context(), start.Add(time.Hour), 0))(t)
+	if spent := got(s.KeySpend(t.Context(), time.Time{}))(t); spent["laptop"] < 0.02-1e-9 || spent["laptop"] > 0.02+1e-9 {
+		t.Errorf("after pruning: %v", spent)
+	}
+	must(t, s.RemoveKey(t.Context(), "k1"))
+	if spent := got(s.KeySpend(t.Context(), time.Time{}))(t); len(spent) != 0 {
+		t.Errorf("after removal: %v", spent)
+	}
+}
+
+func TestTheAuditTrailIsReadBackwards(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	for i := range 3 {
+		must(t, s.AddAudit(t.Context(), Audit{At: start.Add(time.Duration(i/2) * time.Hour), What: fmt.Sprint(i), Who: "cli", Detail: "d"}))
+	}
+	have := got(s.Audits(t.Context(), 2))(t)
+	if len(have) != 2 || have[0].What != "2" || have[1].What != "1" {
+		t.Errorf("got %+v", have)
+	}
+	must(t, s.PruneAudit(t.Context(), start.Add(time.Hour)))
+	if have := got(s.Audits(t.Context(), 10))(t); len(have) != 1 {
+		t.Errorf("left are %+v", have)
+	}
+}

@@ -1,0 +1,247 @@
+package store
+
+// What only SQLite knows: the file, its connections and pragmas, its error
+// codes, changes by others, and giving space back.
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// sqlNow is the database's clock in ms: all processes that share a file agree
+// on it.
+const sqlNow = `CAST(unixepoch('subsec') * 1000 AS INTEGER)`
+
+// What a statement of several rows keeps for undoing itself goes to memory:
+// writing it to a file costs as much as the rows. See vacuum for the exception.
+const (
+	tempInMemory = "temp_store(MEMORY)"
+	tempInFile   = "temp_store(FILE)"
+)
+
+// readers bounds the read-only connections.
+const readers = 4
+
+func (s *Store) openSQLite(ctx context.Context, busyTimeout time.Duration) error {
+	if err := s.prepareFile(); err != nil {
+		return err
+	}
+	busy := fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds())
+	writer, err := sqlite.NewConnector(dsn(s.path, url.Values{
+		"_txlock": {"immediate"}, // a deferred transaction that comes to write fails at once if it lost the race
+		// For new files; SQLite ignores it for others until their next VACUUM.
+		"_auto_vacuum": {"INCREMENTAL"},
+		"_pragma": {busy, "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "secure_delete(1)",
+			"journal_size_limit(67108864)", tempInMemory},
+	}))
+	if err != nil {
+		return err
+	}
+	reader, err := sqlite.NewConnector(dsn(s.path, url.Values{"_pragma": {busy, "query_only(1)"}}))
+	if err != nil {
+		return err
+	}
+	s.writer, s.reader = sql.OpenDB(writer), sql.OpenDB(reader)
+	s.writer.SetMaxOpenConns(1)
+	s.reader.SetMaxOpenConns(readers)
+	s.reader.SetMaxIdleConns(readers)
+	return s.connect(ctx, busyTimeout)
+}
+
+// connect makes the writer's connection. Changing a file to WAL fails at once
+// while another process does the same, whatever the busy timeout says.
+func (s *Store) connect(ctx context.Context, busyTimeout time.Duration) error {
+	deadline := time.Now().Add(busyTimeout)
+	for {
+		err := s.writer.PingContext(ctx)
+		if err == nil {
+			_, err = s.writer.ExecContext(ctx, `SELECT COUNT(*) FROM sqlite_schema`)
+		}
+		if !isCode(err, sqlite3.SQLITE_BUSY) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// dsn writes path so that a blank, ?, # or % in it stays part of the path.
+func dsn(path string, params url.Values) string {
+	path = filepath.ToSlash(path)
+	if !strings.HasPrefix(path, "/") { // a drive letter
+		path = "/" + path
+	}
+	return "file://" + (&url.URL{Path: path}).EscapedPath() + "?" + params.Encode()
+}
+
+// fileMaking keeps two Opens of this process from making the same file: while
+// one has it open to make it, the other must not be using it yet, because on
+// POSIX systems closing any descriptor of a file drops all of the process's
+// locks on it.
+var fileMaking sync.Mutex
+
+// prepareFile makes the folder and the file if they are missing and takes away
+// other users' access. SQLite gives its -wal and -shm files the same mode.
+func (s *Store) prepareFile() error {
+	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
+		return err
+	}
+	fileMaking.Lock()
+	defer fileMaking.Unlock()
+	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err == nil {
+		return f.Close()
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	for _, name := range []string{s.path, s.path + "-wal", s.path + "-shm", s.path + "-journal"} {
+		if err := makePrivate(name); err != nil {
+			s.log.Warn("other users may be able to read the store", zap.String("path", name), zap.Error(err))
+		}
+	}
+	return nil
+}
+
+// makePrivate works on the name: opening and closing the file would drop
+// locks, see fileMaking.
+func makePrivate(name string) error {
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || info.IsDir() || info.Mode().Perm()&0o077 == 0 {
+		return err
+	}
+	return os.Chmod(name, info.Mode().Perm()&0o700)
+}
+
+// explainOpen says which file could not be opened and what to do about it.
+func explainOpen(path string, err error) error {
+	advice := ""
+	switch {
+	case isCode(err, sqlite3.SQLITE_NOTADB):
+		advice = "it is not an SQLite database; move it away or choose another path"
+	case isCode(err, sqlite3.SQLITE_CORRUPT):
+		advice = "the file is damaged; restore it from a backup"
+	case isCode(err, sqlite3.SQLITE_CANTOPEN), isCode(err, sqlite3.SQLITE_READONLY), isCode(err, sqlite3.SQLITE_PERM),
+		errors.Is(err, fs.ErrPermission):
+		advice = "check that it is a file in a folder that this user may write to"
+	case isCode(err, sqlite3.SQLITE_BUSY):
+		advice = "another process keeps it locked; stop that process"
+	case isCode(err, sqlite3.SQLITE_FULL):
+		advice = "the disk is full; make room"
+	case errors.Is(err, ErrKeyMissing), errors.Is(err, ErrKeyWrong):
+		return fmt.Errorf("cannot open the store %s: %w; set encryption_key to the key that sealed it", path, err)
+	default:
+		return fmt.Errorf("cannot open the store %s: %w", path, err)
+	}
+	return fmt.Errorf("cannot open the store %s: %s (%w)", path, advice, err)
+}
+
+// isCode reports whether err is SQLite's, with this primary result code.
+func isCode(err error, code int) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == code
+}
+
+// isDuplicate reports whether err says that a unique value is there already.
+func isDuplicate(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) &&
+		(e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+// Changed reports whether another process, or another Store, has written since
+// the last call. It asks on the writer's connection: for that one alone SQLite
+// does not count this Store's own commits.
+func (s *Store) Changed(ctx context.Context) (bool, error) {
+	s.dataVersion.Lock()
+	defer s.dataVersion.Unlock()
+	version, err := s.pragma(ctx, "data_version")
+	if err != nil {
+		return false, fmt.Errorf("look for changes in the store: %w", err)
+	}
+	changed := version != s.dataVersion.last
+	s.dataVersion.last = version
+	return changed, nil
+}
+
+// pragma reads a number on the writer's connection. See write for the context.
+func (s *Store) pragma(ctx context.Context, name string) (n int64, err error) {
+	conn, err := s.writer.Conn(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close() }()
+	err = conn.QueryRowContext(context.WithoutCancel(ctx), "PRAGMA "+name).Scan(&n)
+	return n, err
+}
+
+// shrink gives free pages back to the file system, some at a time so that
+// others get their turn at the writer. A file that was not made for it (one
+// of the seed's that was never vacuumed) stays as large as it is.
+func (s *Store) shrink(ctx context.Context) error {
+	const pages = 1000
+	free, err := s.pragma(ctx, "freelist_count")
+	for err == nil && free > 0 {
+		before := free
+		if err = s.alone(ctx, "PRAGMA incremental_vacuum("+strconv.Itoa(pages)+")"); err != nil {
+			break
+		}
+		if free, err = s.pragma(ctx, "freelist_count"); free >= before {
+			break
+		}
+	}
+	return err
+}
+
+// rewrite copies the whole file page by page and empties the WAL: nothing that
+// was overwritten or deleted remains in either.
+func (s *Store) rewrite(ctx context.Context) error {
+	if err := s.vacuum(ctx); err != nil {
+		return err
+	}
+	var busy, frames, moved int
+	err := s.writer.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &moved)
+	if err == nil && busy != 0 {
+		err = errors.New("another process is reading the file")
+	}
+	return err
+}
+
+// vacuum makes its copy of the database in a file, since it may be large.
+func (s *Store) vacuum(ctx context.Context) error {
+	if err := s.alone(ctx, "PRAGMA "+tempInFile); err != nil {
+		return err
+	}
+	return errors.Join(s.alone(ctx, "VACUUM"), s.alone(ctx, "PRAGMA "+tempInMemory))
+}
+
+// alone runs a statement that cannot be part of a transaction.
+func (s *Store) alone(ctx context.Context, query string) error {
+	conn, err := s.writer.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	_, err = conn.ExecContext(context.WithoutCancel(ctx), query)
+	return err
+}
