@@ -28,6 +28,29 @@ type Backend interface {
 	ResetStats(ctx context.Context) error
 	Health(ctx context.Context) (Health, error)
 	Explain(ctx context.Context, q ExplainQuery) (Explanation, error)
+	// Chart returns one point an hour since the given time, oldest first.
+	Chart(ctx context.Context, since time.Time) ([]ChartHour, error)
+
+	Keys(ctx context.Context) ([]Key, error)
+	AddKey(ctx context.Context, k NewKey) (Key, error)
+	UpdateKey(ctx context.Context, name string, p KeyPatch) (Key, error)
+	// RotateKey issues a new credential; the old one works for the grace period.
+	RotateKey(ctx context.Context, name string, grace time.Duration) (Key, error)
+	RevokeKey(ctx context.Context, name string) error
+	Audit(ctx context.Context) ([]AuditEntry, error)
+}
+
+// Feed tells subscribers what changed. A subscriber that does not keep up
+// loses events, never delays anybody.
+type Feed interface {
+	Subscribe() (events <-chan Event, cancel func())
+}
+
+// Event is one message of the live feed: a finished request, or the note that
+// accounts changed and should be read again.
+type Event struct {
+	Type    string   `json:"type"` // request | accounts
+	Request *Request `json:"request,omitempty"`
 }
 
 // Error is a refusal with the HTTP status that says whose fault it is and a

@@ -104,3 +104,12 @@ type Health struct {
 	Available int    `json:"available"`
 	Timestamp string `json:"timestamp"` // ISO 8601, UTC
 }
+
+// ChartHour is what happened in one hour of the history.
+type ChartHour struct {
+	At          int64              `json:"at"` // start of the hour
+	Outcomes    map[Outcome]int64  `json:"outcomes"`
+	Tokens      Tokens             `json:"tokens"`
+	CostByModel map[string]float64 `json:"cost_by_model"`
+	Utilization map[string]float64 `json:"utilization"` // by account: its fullest window
+}

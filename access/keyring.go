@@ -1,0 +1,122 @@
+package access
+
+// All client keys, in memory.
+
+import (
+	"crypto/sha256"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/claude-balancer/claude-balancer/secret"
+	"github.com/claude-balancer/claude-balancer/store"
+)
+
+// Keyring holds all client keys in memory, so that no request waits for the
+// store. It is safe for concurrent use.
+type Keyring struct {
+	now   func() time.Time
+	mu    sync.Mutex // one Sync at a time
+	index atomic.Pointer[index]
+}
+
+// index is one state of the stored keys. It never changes.
+type index struct {
+	byHash map[[32]byte]entry
+	byID   map[string]*Key
+	byName map[string]*Key
+}
+
+// entry is what a credential leads to. One that a rotation has replaced leads
+// there until its grace period ends; for the others, until is zero.
+type entry struct {
+	key   *Key
+	until time.Time
+}
+
+// NewKeyring returns a keyring without keys.
+func NewKeyring(now func() time.Time) *Keyring {
+	k := &Keyring{now: now}
+	k.index.Store(&index{})
+	return k
+}
+
+// Sync makes keys the keys that count, with what each has spent in its running
+// budget period in US dollars, by key id. What is counted in memory goes on,
+// by key id too; where it knows of more spending, that counts. Keys that are
+// gone are revoked at once.
+func (k *Keyring) Sync(keys []store.Key, spent map[string]float64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	old, now := k.index.Load(), k.now()
+	next := &index{
+		byHash: make(map[[32]byte]entry, len(keys)),
+		byID:   make(map[string]*Key, len(keys)),
+		byName: make(map[string]*Key, len(keys)),
+	}
+	for _, stored := range keys {
+		var m *meter
+		if before, ok := old.byID[stored.ID]; ok {
+			m = before.meter
+		} else {
+			m = newMeter()
+		}
+		key := newKey(stored, m, k.now)
+		m.sync(now, key.period, spent[stored.ID])
+
+		next.byID[stored.ID] = key
+		next.byName[stored.Name] = key
+		if !stored.PreviousUntil.IsZero() {
+			next.byHash[stored.PreviousHash] = entry{key, stored.PreviousUntil}
+		}
+		next.byHash[stored.Hash] = entry{key: key}
+	}
+	k.index.Store(next)
+	for id, key := range old.byID {
+		if next.byID[id] == nil {
+			close(key.meter.revoked)
+		}
+	}
+}
+
+// Find returns the key that a credential belongs to. Unknown, expired and
+// revoked ones are all alike.
+//
+// The lookup by hash need not take constant time: what its time could tell is
+// how much of a stored hash a guess shares, and nobody can steer SHA-256
+// towards a stored hash, nor get from one to 256 random bits.
+func (k *Keyring) Find(credential secret.String) (*Key, bool) {
+	raw := []byte(credential.Reveal())
+	if !wellFormed(raw) {
+		return nil, false
+	}
+	e, ok := k.index.Load().byHash[sha256.Sum256(raw)]
+	if !ok {
+		return nil, false
+	}
+	now := k.now()
+	if e.key.expired(now) || !e.until.IsZero() && !now.Before(e.until) {
+		return nil, false
+	}
+	e.key.meter.used.Store(now.UnixMilli())
+	return e.key, true
+}
+
+// Named returns the key of that name, expired or not: to explain a choice, not
+// to let anyone in.
+func (k *Keyring) Named(name string) (*Key, bool) {
+	key, ok := k.index.Load().byName[name]
+	return key, ok
+}
+
+// Used returns when keys were last presented, by key id, for those that were
+// since the last call.
+func (k *Keyring) Used() map[string]time.Time {
+	used := make(map[string]time.Time)
+	for id, key := range k.index.Load().byID {
+		if ms := key.meter.used.Swap(0); ms != 0 {
+			used[id] = time.UnixMilli(ms)
+		}
+	}
+	return used
+}

@@ -1,0 +1,109 @@
+package access
+
+// What keys have used: requests in flight, in the last minute, and money.
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// meter counts what a key uses. It belongs to the key's id and outlives every
+// change of the key's settings.
+type meter struct {
+	used    atomic.Int64  // when a request last presented the key, ms since the epoch; 0 = not since it was last asked
+	revoked chan struct{} // closed when the key is gone
+
+	mu       sync.Mutex
+	inFlight int
+	minute   minute
+	period   string
+	start    time.Time // of the period that spent belongs to
+	end      time.Time
+	spent    float64 // US dollars
+}
+
+func newMeter() *meter { return &meter{revoked: make(chan struct{})} }
+
+// spendLag bounds how old a stored sum is when it arrives: one that arrives
+// within it of a period's start may still be the last period's.
+const spendLag = 2 * time.Second
+
+// sync takes over the budget's period and what the store knows to be spent in
+// it: more than was counted here if other processes serve the key too, less if
+// rows are still on their way.
+func (m *meter) sync(now time.Time, period string, stored float64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.period != period {
+		m.period, m.start, m.spent = period, time.Time{}, 0
+	}
+	m.turn(now)
+	if now.Sub(m.start) >= spendLag {
+		m.spent = max(m.spent, stored)
+	}
+}
+
+// turn starts a new period if now is past the running one. It never goes back:
+// a step of the clock must not forget what was spent. The caller holds mu.
+func (m *meter) turn(now time.Time) {
+	if !m.start.IsZero() && now.Before(m.end) {
+		return
+	}
+	m.start, m.end = Period(m.period, now)
+	m.spent = 0
+}
+
+// spending returns what was spent in the running period, and when that ends.
+func (m *meter) spending(now time.Time) (spent float64, end time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.turn(now)
+	return m.spent, m.end
+}
+
+func (m *meter) spend(now time.Time, cost float64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.turn(now)
+	m.spent += cost
+}
+
+// leave ends a request that was in flight.
+func (m *meter) leave() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inFlight--
+}
+
+// minute remembers when the requests of the last minute began: exact, at eight
+// bytes for each.
+type minute struct {
+	base   time.Time       // starts are offsets to it, on the monotonic clock where there is one
+	starts []time.Duration // in order; those before head are over a minute old
+	head   int
+}
+
+// take counts a request that begins now, or returns how long to wait until
+// fewer than limit have begun within a minute.
+func (m *minute) take(now time.Time, limit int) (wait time.Duration) {
+	if m.base.IsZero() {
+		m.base = now
+	}
+	at := now.Sub(m.base)
+	if n := len(m.starts); n > 0 {
+		at = max(at, m.starts[n-1]) // requests read the clock before they get here
+	}
+	for m.head < len(m.starts) && m.starts[m.head] <= at-time.Minute {
+		m.head++
+	}
+	if len(m.starts)-m.head >= limit {
+		return m.starts[len(m.starts)-limit] + time.Minute - at
+	}
+	if m.head > len(m.starts)/2 {
+		m.starts = m.starts[:copy(m.starts, m.starts[m.head:])]
+		m.head = 0
+	}
+	m.starts = append(m.starts, at)
+	return 0
+}
