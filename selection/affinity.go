@@ -1,0 +1,161 @@
+package selection
+
+import (
+	"container/list"
+	"time"
+)
+
+// MaxSessions bounds the sessions that are remembered; the longest unused go
+// first.
+const MaxSessions = 100_000
+
+// SessionsKept is the longest that a session can be remembered unused.
+const SessionsKept = 7 * 24 * time.Hour
+
+// A session that goes on is written again this often at most.
+const sessionSaveEvery = time.Minute
+
+// sessions remembers which account serves a conversation, so that it finds its
+// prompt cache again. Guarded by Pool.mu.
+type sessions struct {
+	byKey map[string]*list.Element
+	order *list.List // of *session, the last used in front
+	stats SessionStats
+	// changed holds the keys that are to be written.
+	changed map[string]struct{}
+}
+
+type session struct {
+	key      string
+	account  string // id
+	lastUsed time.Time
+	savedAt  time.Time
+}
+
+// SessionStats counts what became of sessions that had an account.
+type SessionStats struct {
+	Held  int               // remembered now
+	Kept  uint64            // requests that went to their session's account
+	Moved map[string]uint64 // sessions that moved, by why
+}
+
+func (s *sessions) init() {
+	s.byKey = make(map[string]*list.Element)
+	s.order = list.New()
+	s.changed = make(map[string]struct{})
+	s.stats.Moved = make(map[string]uint64)
+}
+
+// get returns the account of the session, "" if it has none or was unused for
+// longer than keep.
+func (s *sessions) get(key string, now time.Time, keep time.Duration) string {
+	e := s.byKey[key]
+	if e == nil {
+		return ""
+	}
+	if v := e.Value.(*session); now.Sub(v.lastUsed) < keep {
+		return v.account
+	}
+	return ""
+}
+
+// set remembers that the account served the session. why names the reason if
+// this moves it.
+func (s *sessions) set(key, account string, now time.Time, keep time.Duration, why string) {
+	if e := s.byKey[key]; e != nil {
+		v := e.Value.(*session)
+		switch {
+		case v.account == account:
+			s.stats.Kept++
+		case now.Sub(v.lastUsed) < keep:
+			s.stats.Moved[why]++
+			fallthrough
+		default:
+			v.account, v.savedAt = account, time.Time{}
+		}
+		v.lastUsed = now
+		s.order.MoveToFront(e)
+		s.markChanged(v, now)
+		return
+	}
+	for len(s.byKey) >= MaxSessions {
+		s.drop(s.order.Back())
+	}
+	v := &session{key: key, account: account, lastUsed: now}
+	s.byKey[key] = s.order.PushFront(v)
+	s.markChanged(v, now)
+}
+
+func (s *sessions) markChanged(v *session, now time.Time) {
+	if now.Sub(v.savedAt) >= sessionSaveEvery {
+		s.changed[v.key] = struct{}{}
+	}
+}
+
+func (s *sessions) drop(e *list.Element) {
+	v := e.Value.(*session)
+	s.order.Remove(e)
+	delete(s.byKey, v.key)
+	delete(s.changed, v.key)
+}
+
+// expire forgets sessions that nobody has used for their time.
+func (s *sessions) expire(now time.Time) {
+	for e := s.order.Back(); e != nil && now.Sub(e.Value.(*session).lastUsed) >= SessionsKept; e = s.order.Back() {
+		s.drop(e)
+	}
+}
+
+// Session is a conversation's place, for the store.
+type Session struct {
+	Key       string
+	AccountID string
+	LastUsed  time.Time
+}
+
+// RestoreSessions puts stored sessions back, newest first. How long a session
+// is kept from its last use is for the request that asks for it to say.
+func (p *Pool) RestoreSessions(stored []Session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range stored {
+		if p.sessions.byKey[s.Key] != nil || len(p.sessions.byKey) >= MaxSessions {
+			continue
+		}
+		v := &session{key: s.Key, account: s.AccountID, lastUsed: s.LastUsed, savedAt: s.LastUsed}
+		p.sessions.byKey[s.Key] = p.sessions.order.PushBack(v)
+	}
+}
+
+// TakeChangedSessions returns the sessions to write, each at most once a
+// minute unless it moved.
+func (p *Pool) TakeChangedSessions() []Session {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	p.sessions.expire(now)
+	if len(p.sessions.changed) == 0 {
+		return nil
+	}
+	out := make([]Session, 0, len(p.sessions.changed))
+	for key := range p.sessions.changed {
+		v := p.sessions.byKey[key].Value.(*session)
+		v.savedAt = now
+		out = append(out, Session{v.key, v.account, v.lastUsed})
+	}
+	clear(p.sessions.changed)
+	return out
+}
+
+// SessionStats returns the counts so far.
+func (p *Pool) SessionStats() SessionStats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	st := p.sessions.stats
+	st.Held = len(p.sessions.byKey)
+	st.Moved = make(map[string]uint64, len(p.sessions.stats.Moved))
+	for why, n := range p.sessions.stats.Moved {
+		st.Moved[why] = n
+	}
+	return st
+}
