@@ -1,3 +1,0 @@
-package claudebalancer
-
-import _ "pgregory.net/rapid"

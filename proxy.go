@@ -1,0 +1,295 @@
+package claudebalancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httputil"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/claude-balancer/claude-balancer/access"
+	"github.com/claude-balancer/claude-balancer/anthropic"
+	"github.com/claude-balancer/claude-balancer/api"
+	"github.com/claude-balancer/claude-balancer/selection"
+)
+
+// pass is one request's way through the pool. It is the transport of a
+// ReverseProxy of its own: the first answer that is good enough for the client
+// is what its RoundTrip returns.
+type pass struct {
+	h      *Handler
+	rt     *runtime
+	w      http.ResponseWriter
+	r      *http.Request
+	ctx    context.Context
+	id     string
+	start  time.Time
+	target anthropic.Target
+	who    access.Who
+	log    *zap.Logger
+
+	body    *requestBody
+	bodyOut sync.Once
+	known   anthropic.Body
+	hashed  string            // session, for history and log
+	header  http.Header       // what every try sends, without credential
+	want    selection.Request // what selection has to know
+
+	searching bool // for the owner of an unknown id
+
+	round    int
+	tried    []string  // ids of the accounts that this round has had
+	results  []*result // one for each account that was tried, in order
+	attempts []api.Attempt
+	lastTry  time.Duration // what the last try took until it was judged
+	held     *answer       // to pass on verbatim if nothing better comes
+	repeated bool          // a request that upstream may have got was sent again
+	deadline time.Time
+
+	answer    *answer // the one that the client gets
+	firstByte time.Time
+	refused   *refusal // set when the client gets an error of the balancer's own
+	outcome   api.Outcome
+	complete  bool   // the answer came to its end
+	broken    string // why it did not
+	lateError []byte // the error event it ended with
+	usage     anthropic.Usage
+}
+
+// result sums up what an account did for the request.
+type result struct {
+	id, name string
+	status   int
+	cause    anthropic.Cause
+	message  string
+	tries    int
+	refresh  bool // its token was refreshed by force
+	passable bool // its last answer is as good for the client as any
+}
+
+// errClientGone is the cause of everything that ends because the client left.
+var errClientGone = errors.New("the client is gone")
+
+// proxy serves one request.
+func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, rt *runtime, target anthropic.Target, who access.Who) {
+	p := &pass{h: h, rt: rt, w: w, r: r, id: newID(), start: time.Now(), target: target, who: who, log: h.logger}
+	p.deadline = p.start.Add(time.Duration(h.TryDuration))
+	p.ctx = r.Context()
+	if who.Key != nil {
+		release, refused := who.Key.Begin(p.start)
+		if refused != nil {
+			countRefused(refused)
+			asRefusal(refused).write(w, r, p.id)
+			return
+		}
+		defer func() { release(p.cost()) }()
+		stop := p.endWithKey()
+		defer stop()
+	}
+	metricInFlight(1)
+	defer metricInFlight(-1)
+	defer p.finish()
+	if p.refused = p.prepare(); p.refused == nil {
+		p.forward()
+	}
+	if p.refused != nil {
+		p.refused.write(w, r, p.id)
+	}
+}
+
+// endWithKey ends the request's waits when its key is revoked.
+func (p *pass) endWithKey() (stop func()) {
+	ctx, cancel := context.WithCancelCause(p.ctx)
+	p.ctx = ctx
+	key := p.who.Key
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-key.Done():
+			cancel(errKeyRevoked)
+		case <-done:
+		}
+	}()
+	return func() { close(done); cancel(nil) }
+}
+
+var errKeyRevoked = errors.New("the client key was revoked")
+
+// prepare reads the request and decides everything that does not depend on an
+// account.
+func (p *pass) prepare() *refusal {
+	messages := strings.HasPrefix(p.r.URL.Path, "/v1/messages")
+	body, err := readBody(p.r, bodyLimits{one: p.h.MaxBody, all: p.h.MaxBuffered, account: p.h.buffered, stream: !messages})
+	if err != nil {
+		return p.refuseBody(err)
+	}
+	p.body = body
+	encoding := p.r.Header.Get("Content-Encoding")
+	if body.repeatable() {
+		p.known = anthropic.ReadBody(body.plain(encoding, p.h.MaxBody))
+	}
+	if refused := p.refuseForKey(encoding); refused != nil {
+		return refused
+	}
+
+	p.want = selection.Request{
+		Model:      p.known.Model,
+		Family:     anthropic.FamilyOf(p.known.Model),
+		Generative: p.target.Endpoint == anthropic.Messages,
+	}
+	if p.who.Key != nil {
+		p.want.Client = p.who.Key.Name
+		p.want.Allowed = p.who.Key.AllowsAccount
+	}
+	p.findSession()
+	if refused := p.findOwner(); refused != nil {
+		return refused
+	}
+	p.header = anthropic.UpstreamHeader(p.r.Header)
+	return nil
+}
+
+func (p *pass) refuseBody(err error) *refusal {
+	switch {
+	case p.r.Context().Err() != nil:
+		p.outcome = api.OutcomeClientGone
+		return nil
+	case errors.Is(err, errBodyTooLarge):
+		return refuseTooLarge
+	case errors.Is(err, errBodiesTooLarge):
+		return refuseBuffered
+	case errors.Is(err, errBodyStalled):
+		return refuseStalled
+	default:
+		return refuseUnreadable
+	}
+}
+
+// refuseForKey holds a key that is limited to some models to them. What it asks
+// for must be certain: a body that two readers could read differently is
+// refused.
+func (p *pass) refuseForKey(encoding string) *refusal {
+	key := p.who.Key
+	if key == nil || !key.Restricted() {
+		return nil
+	}
+	switch p.target.Endpoint {
+	case anthropic.Messages, anthropic.CountTokens:
+	default:
+		return nil
+	}
+	ambiguous := p.known.Ambiguous || !p.known.Object || p.known.Model == "" ||
+		encoding != "" && !strings.EqualFold(encoding, "identity")
+	if ambiguous {
+		return &refusal{status: http.StatusBadRequest, typ: typeInvalidRequest, message: fmt.Sprintf(
+			"This client key is limited to the models %s, so the body must be plain JSON that names its model once.",
+			strings.Join(key.Models(), ", "))}
+	}
+	if !key.Allows(p.known.Model) {
+		return asRefusal(key.RefuseModel(p.known.Model))
+	}
+	return nil
+}
+
+// findSession names the conversation, so that affinity can keep it on its
+// account.
+func (p *pass) findSession() {
+	session := anthropic.Session(p.r.Header, p.known)
+	if session == "" && p.target.Endpoint == anthropic.Messages && p.body.repeatable() {
+		if key, ok := anthropic.ContentKey(p.body.data); ok {
+			session = string(key[:])
+		}
+	}
+	if session == "" {
+		return
+	}
+	p.hashed = hashed(session)
+	if keep := time.Duration(*p.h.SessionAffinity); keep > 0 && p.target.Endpoint == anthropic.Messages {
+		p.want.Session = hashed(p.want.Client, string(p.want.Family), session)
+		p.want.Keep = keep
+	}
+}
+
+// forward sends the request through the pool and copies the answer.
+func (p *pass) forward() {
+	defer p.letBodyGo()
+	if p.outcome == api.OutcomeClientGone {
+		return
+	}
+	ctx := p.ctx
+	if ctx.Value(http.ServerContextKey) == nil {
+		// HTTP/3 sets no such key, and without it ReverseProxy would end an
+		// answer that broke as if it were complete.
+		ctx = context.WithValue(ctx, http.ServerContextKey, ctx.Value(caddyhttp.ServerCtxKey))
+	}
+	stream := &streamWriter{ResponseWriter: p.w, pass: p}
+	defer func() {
+		stream.close()
+		if p.complete {
+			p.rememberOwner(stream)
+		}
+	}()
+	proxy := httputil.ReverseProxy{
+		Rewrite:      func(*httputil.ProxyRequest) {},
+		Transport:    p,
+		BufferPool:   &copyBuffers,
+		ErrorHandler: p.failed,
+	}
+	proxy.ModifyResponse = func(res *http.Response) error {
+		stream.begin(res)
+		return nil
+	}
+	defer func() {
+		if v := recover(); v != nil && (v != http.ErrAbortHandler || p.r.Context().Err() == nil) {
+			panic(v) // upstream broke: abort towards the client; a client that is gone has nothing to abort
+		}
+	}()
+	// RoundTrip builds what goes upstream from the request as it came, so the
+	// proxy's own copy can be an empty one.
+	shell := &http.Request{Method: p.r.Method, URL: p.h.upstream, Header: http.Header{}, Proto: p.r.Proto, ProtoMajor: p.r.ProtoMajor, ProtoMinor: p.r.ProtoMinor}
+	proxy.ServeHTTP(stream, shell.WithContext(ctx))
+}
+
+// letBodyGo drops the request's own hold on its body: no try will need it.
+func (p *pass) letBodyGo() { p.bodyOut.Do(p.body.release) }
+
+// failed is called when RoundTrip returns an error.
+func (p *pass) failed(_ http.ResponseWriter, _ *http.Request, err error) {
+	var refused *refusal
+	switch {
+	case errors.As(err, &refused):
+		p.refused = refused
+	case errors.Is(context.Cause(p.ctx), errKeyRevoked):
+		p.outcome = api.OutcomeRefused
+		p.refused = &refusal{status: http.StatusUnauthorized, typ: typeAuthentication, noRetry: true,
+			message: "The client key was revoked. Ask the operator for a new one."}
+	default:
+		p.outcome = api.OutcomeClientGone
+	}
+}
+
+// result returns the sum of what the account did so far.
+func (p *pass) result(t *selection.Ticket) *result {
+	for _, r := range p.results {
+		if r.id == t.ID {
+			return r
+		}
+	}
+	r := &result{id: t.ID, name: t.Name}
+	p.results = append(p.results, r)
+	return r
+}
+
+// triedNow marks the account as tried in this round.
+func (p *pass) triedNow(id string) {
+	if !slices.Contains(p.tried, id) {
+		p.tried = append(p.tried, id)
+	}
+}

@@ -1,0 +1,400 @@
+package claudebalancer
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/claude-balancer/claude-balancer/access"
+	"github.com/claude-balancer/claude-balancer/anthropic"
+	"github.com/claude-balancer/claude-balancer/oauth"
+	"github.com/claude-balancer/claude-balancer/selection"
+	"github.com/claude-balancer/claude-balancer/store"
+)
+
+// runtimes holds what outlives a reload, by the store's path.
+var runtimes = caddy.NewUsagePool()
+
+// runtime is the pool with its store, tokens and history. Every App of its
+// store's path and every request in flight holds it; the last one closes it,
+// so that a reload takes nothing from under a running stream.
+type runtime struct {
+	path string
+	refs atomic.Int64
+
+	mu     sync.Mutex // orders start and close
+	ready  chan struct{}
+	opened bool
+
+	started   []*App              // started and not stopped, oldest first
+	app       atomic.Pointer[App] // the newest of them: its settings are in force
+	store     *store.Store
+	sealer    *store.Sealer
+	pool      *selection.Pool
+	tokens    *oauth.Source
+	logins    *oauth.Logins
+	recorder  *store.Recorder
+	keys      *access.Keyring
+	guard     *access.Guard
+	prices    atomic.Pointer[anthropic.Prices]
+	feed      feed
+	unknown   unknownIDs
+	warnings  limiter // of failovers in the log
+	exhausted limiter // of requests that found no account
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+}
+
+// Times of the runtime's work beside the requests.
+const (
+	openTimeout   = 30 * time.Second
+	closeTimeout  = 5 * time.Second
+	changesEvery  = 500 * time.Millisecond
+	sessionsEvery = 10 * time.Second
+	pruneEvery    = 2 * time.Second
+)
+
+func newRuntime(path string) *runtime {
+	rt := &runtime{path: path, ready: make(chan struct{})}
+	rt.refs.Store(1) // the UsagePool's
+	return rt
+}
+
+// Destruct drops the hold of the last App.
+func (rt *runtime) Destruct() error {
+	rt.release()
+	return nil
+}
+
+// acquire takes a hold for a request. It fails when the runtime is closed,
+// which only a request to an abandoned configuration can meet.
+func (rt *runtime) acquire() bool {
+	for {
+		n := rt.refs.Load()
+		if n == 0 {
+			return false
+		}
+		if rt.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (rt *runtime) release() {
+	if rt.refs.Add(-1) == 0 {
+		rt.close()
+	}
+}
+
+func (rt *runtime) isReady() bool {
+	select {
+	case <-rt.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// start opens the store once and puts the App's settings in force.
+func (rt *runtime) start(a *App) error {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	sealer, err := a.sealer()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
+	if !rt.opened {
+		if err := rt.open(ctx, a, sealer); err != nil {
+			return err
+		}
+	} else if !rt.sealer.SealsAs(sealer) {
+		return fmt.Errorf("the store %s is open with another encryption key: restart Caddy to change it", rt.path)
+	}
+	rt.started = append(rt.started, a)
+	rt.configure(a)
+	if !rt.opened {
+		rt.opened = true
+		rt.run()
+		close(rt.ready)
+	}
+	return nil
+}
+
+// leave takes a stopped App's settings out of force. After a reload that failed
+// these are the new ones, and the configuration that goes on gets its own back.
+func (rt *runtime) leave(a *App) {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	rt.started = slices.DeleteFunc(rt.started, func(other *App) bool { return other == a })
+	if n := len(rt.started); n > 0 && rt.app.Load() == a {
+		rt.configure(rt.started[n-1])
+	}
+}
+
+func (rt *runtime) open(ctx context.Context, a *App, sealer *store.Sealer) error {
+	s, err := store.Open(ctx, store.Options{Path: rt.path, Keys: sealer, Now: time.Now, Logger: a.logger.Named("store")})
+	if err != nil {
+		return err
+	}
+	var seed [8]byte
+	_, _ = rand.Read(seed[:]) // never fails
+	rt.store, rt.sealer = s, sealer
+	rt.pool = selection.New(time.Now, binary.LittleEndian.Uint64(seed[:]))
+	rt.pool.SetPlans(a.plans)
+	rt.keys = access.NewKeyring(time.Now)
+	rt.guard = access.NewGuard(time.Now)
+	rt.logins = oauth.NewLogins(rt.oauthClient, time.Now)
+	rt.tokens = oauth.NewSource(oauth.SourceOptions{
+		Vault:         s,
+		Client:        rt.oauthClient,
+		Now:           time.Now,
+		Logger:        a.logger.Named("oauth"),
+		RefreshBefore: func() time.Duration { return rt.app.Load().refreshBefore() },
+		Owner:         hex.EncodeToString(seed[:]),
+		OnChange:      rt.tokenChanged,
+	})
+	rt.app.Store(a)
+	if err := rt.restore(ctx); err != nil {
+		return errors.Join(fmt.Errorf("reading the store %s: %w", rt.path, err), s.Close())
+	}
+	rt.recorder = store.NewRecorder(s, store.RecorderOptions{
+		Logger:    a.logger.Named("history"),
+		Off:       func() bool { return rt.app.Load().history().Off },
+		OnWritten: rt.feed.rowsWritten,
+	})
+	return nil
+}
+
+// configure puts the settings in force. Nothing in it can fail: a reload that
+// fails later must not have changed the running configuration half.
+func (rt *runtime) configure(a *App) {
+	rt.app.Store(a)
+	rt.pool.SetPlans(a.plans)
+	prices := a.prices()
+	rt.prices.Store(&prices)
+}
+
+// oauthClient is a client with the settings in force.
+func (rt *runtime) oauthClient() *oauth.Client {
+	a := rt.app.Load()
+	return &oauth.Client{HTTP: a.transport, Endpoints: a.endpoints, Now: time.Now, Logger: a.logger.Named("oauth")}
+}
+
+// restore reads everything the pool starts with.
+func (rt *runtime) restore(ctx context.Context) error {
+	if err := rt.reload(ctx); err != nil {
+		return err
+	}
+	limits, err := rt.store.Limits(ctx)
+	if err != nil {
+		return err
+	}
+	windows, err := rt.store.Windows(ctx)
+	if err != nil {
+		return err
+	}
+	rt.pool.Restore(limitsByAccount(limits), windowsByAccount(windows))
+
+	sessions, err := rt.store.Sessions(ctx, time.Now().Add(-selection.SessionsKept), selection.MaxSessions)
+	if err != nil {
+		return err
+	}
+	places := make([]selection.Session, 0, len(sessions))
+	for _, s := range sessions {
+		places = append(places, selection.Session{Key: s.Key, AccountID: s.AccountID, LastUsed: s.LastUsed})
+	}
+	rt.pool.RestoreSessions(places)
+	return nil
+}
+
+// reload takes over accounts and keys as they are stored now.
+func (rt *runtime) reload(ctx context.Context) error {
+	accounts, err := rt.store.Accounts(ctx)
+	if err != nil {
+		return err
+	}
+	rt.syncAccounts(accounts)
+	return rt.reloadKeys(ctx)
+}
+
+func (rt *runtime) syncAccounts(accounts []store.Account) {
+	members := make([]selection.Account, 0, len(accounts))
+	credentials := make(map[string]oauth.Entry, len(accounts))
+	for _, a := range accounts {
+		members = append(members, selection.Account{
+			ID: a.ID, Name: a.Name, Plan: a.Plan, Models: a.Models, Kind: a.Credential.Kind, Tier: a.Tier,
+			Priority: a.Priority, Weight: a.Weight, MaxInFlight: a.MaxInFlight, Paused: a.Paused,
+			State: a.State, StateReason: a.StateReason,
+		})
+		credentials[a.ID] = oauth.Entry{Name: a.Name, Credential: a.Credential, State: a.State, StateReason: a.StateReason}
+	}
+	// Tokens first: an account must not be chosen before its token is known.
+	rt.tokens.Sync(credentials)
+	rt.pool.Sync(members)
+	rt.feed.accountsChanged()
+}
+
+func (rt *runtime) reloadKeys(ctx context.Context) error {
+	keys, err := rt.store.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	spent, err := rt.spentByKey(ctx, keys)
+	if err != nil {
+		return err
+	}
+	rt.keys.Sync(keys, spent)
+	return nil
+}
+
+// run starts the work beside the requests.
+func (rt *runtime) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	rt.stop = cancel
+	for _, work := range []func(context.Context){rt.tokens.Run, rt.persistLimits, rt.watchChanges, rt.keepHistory, rt.persistSessions} {
+		rt.running.Go(func() { work(ctx) })
+	}
+}
+
+// every calls f until ctx ends; failures are logged, and the next call tries
+// again.
+func (rt *runtime) every(ctx context.Context, pause time.Duration, what string, f func(context.Context) error) {
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := f(ctx); err != nil && ctx.Err() == nil {
+			rt.logger().Error(what, zap.Error(err))
+		}
+	}
+}
+
+// watchChanges takes over what other processes wrote.
+func (rt *runtime) watchChanges(ctx context.Context) {
+	rt.every(ctx, changesEvery, "reading what another process changed", func(ctx context.Context) error {
+		changed, err := rt.store.Changed(ctx)
+		if err != nil || !changed {
+			return err
+		}
+		return rt.reload(ctx)
+	})
+}
+
+// persistLimits stores limits at once and windows every few seconds, and tells
+// what became of accounts.
+func (rt *runtime) persistLimits(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-rt.pool.Changed():
+		}
+		rt.tellNotices(ctx)
+		if err := rt.saveLimits(ctx); err != nil && ctx.Err() == nil {
+			rt.logger().Error("storing limits", zap.Error(err))
+		}
+	}
+}
+
+func (rt *runtime) saveLimits(ctx context.Context) error {
+	var failed error
+	for _, d := range rt.pool.TakeDirty() {
+		if d.HasLimits {
+			failed = errors.Join(failed, rt.store.SaveLimits(ctx, d.AccountID, limitsToStore(d.AccountID, d.Limits)))
+		}
+		if d.Windows != nil {
+			failed = errors.Join(failed, rt.store.SaveWindows(ctx, windowsToStore(d.AccountID, d.Windows)))
+		}
+	}
+	return failed
+}
+
+func (rt *runtime) persistSessions(ctx context.Context) {
+	rt.every(ctx, sessionsEvery, "storing sessions", rt.saveSessions)
+}
+
+func (rt *runtime) saveSessions(ctx context.Context) error {
+	changed := rt.pool.TakeChangedSessions()
+	if len(changed) > 0 {
+		sessions := make([]store.Session, 0, len(changed))
+		for _, s := range changed {
+			sessions = append(sessions, store.Session{Key: s.Key, AccountID: s.AccountID, LastUsed: s.LastUsed})
+		}
+		if err := rt.store.SaveSessions(ctx, sessions); err != nil {
+			return err
+		}
+	}
+	if used := rt.keys.Used(); len(used) > 0 {
+		return rt.store.TouchKeys(ctx, used)
+	}
+	return nil
+}
+
+// keepHistory deletes what is older or more than the settings keep.
+func (rt *runtime) keepHistory(ctx context.Context) {
+	var audited time.Time
+	rt.every(ctx, pruneEvery, "pruning the history", func(ctx context.Context) error {
+		now, h := time.Now(), rt.app.Load().history()
+		if now.Sub(audited) > time.Hour {
+			audited = now
+			err := errors.Join(
+				rt.store.PruneAudit(ctx, now.Add(-auditKept)),
+				rt.store.RemoveSessions(ctx, now.Add(-selection.SessionsKept)),
+			)
+			if err != nil {
+				return err
+			}
+		}
+		_, err := rt.store.Prune(ctx, now.Add(-time.Duration(h.MaxAge)), h.MaxRows)
+		return err
+	})
+}
+
+// auditKept is how long the audit trail is kept.
+const auditKept = 365 * 24 * time.Hour
+
+// close flushes and closes. It runs when nobody holds the runtime any more.
+func (rt *runtime) close() {
+	rt.mu.Lock()
+	defer rt.mu.Unlock()
+	if !rt.opened {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	rt.stop()
+	err := errors.Join(
+		rt.tokens.Close(ctx),
+		rt.recorder.Close(ctx),
+	)
+	rt.running.Wait()
+	err = errors.Join(err, rt.saveLimits(ctx), rt.saveSessions(ctx), rt.store.Close())
+	if err != nil {
+		rt.logger().Error("closing the store", zap.String("path", rt.path), zap.Error(err))
+	}
+}
+
+func (rt *runtime) logger() *zap.Logger { return rt.app.Load().logger }
+
+// Interface guard
+var _ caddy.Destructor = (*runtime)(nil)
