@@ -224,8 +224,9 @@ func (r *Recorder) write(ctx context.Context, batch []Row) []Row {
 	}
 	r.batch++
 	defer r.pending.Add(-int64(len(batch)))
+	off := r.o.Off() // once: a repeated batch must be known by the same mark
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
-		err := r.tryWrite(ctx, batch)
+		err := r.tryWrite(ctx, batch, off)
 		if err == nil {
 			r.o.OnWritten(batch)
 			break
@@ -240,8 +241,8 @@ func (r *Recorder) write(ctx context.Context, batch []Row) []Row {
 	return make([]Row, 0, r.o.Batch) // OnWritten may keep the old one
 }
 
-func (r *Recorder) tryWrite(ctx context.Context, batch []Row) error {
-	if r.o.Off() {
+func (r *Recorder) tryWrite(ctx context.Context, batch []Row, off bool) error {
+	if off {
 		return r.store.countRows(ctx, r.id, r.batch, batch)
 	}
 	return r.store.InsertRows(ctx, batch)
