@@ -89,19 +89,20 @@ func (b *requestBody) fill(src io.Reader, limits bodyLimits) error {
 		return err
 	}
 	for {
-		if len(b.data) == cap(b.data) {
-			if int64(len(b.data)) > limits.one {
-				if !limits.stream {
-					return errBodyTooLarge
-				}
-				b.rest = src
-				return nil
+		if int64(len(b.data)) > limits.one {
+			if !limits.stream {
+				return errBodyTooLarge
 			}
-			if err := b.grow(min(2*int64(cap(b.data)), max(limits.one, b.length)+1), limits); err != nil {
+			b.rest = src
+			return nil
+		}
+		if len(b.data) == cap(b.data) {
+			if err := b.grow(min(2*int64(cap(b.data)), limits.one+1), limits); err != nil {
 				return err
 			}
 		}
-		n, err := src.Read(b.data[len(b.data):cap(b.data)])
+		most := min(int64(cap(b.data)), limits.one+1)
+		n, err := src.Read(b.data[len(b.data):most])
 		b.data = b.data[:len(b.data)+n]
 		if err == io.EOF {
 			return nil

@@ -3,14 +3,18 @@ package claudebalancer
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"time"
 )
 
-// newID makes a random UUID (version 4) in its text form.
+// newID makes a UUID of version 7 in its text form. These begin with the time,
+// so that rows of the history stay in their order in the database's index.
 func newID() string {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	b[6] = b[6]&0x0f | 0x40
+	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli())<<16)
+	_, _ = rand.Read(b[6:]) // never fails
+	b[6] = b[6]&0x0f | 0x70
 	b[8] = b[8]&0x3f | 0x80
 	var text [36]byte
 	hex.Encode(text[0:8], b[0:4])

@@ -96,7 +96,11 @@ func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, rt *runtime, tar
 	metricInFlight(1)
 	defer metricInFlight(-1)
 	defer p.finish()
-	if p.refused = p.prepare(); p.refused == nil {
+	p.refused = p.prepare()
+	if p.body != nil {
+		defer p.letBodyGo()
+	}
+	if p.refused == nil && p.outcome == "" {
 		p.forward()
 	}
 	if p.refused != nil {
@@ -158,15 +162,15 @@ func (p *pass) prepare() *refusal {
 
 func (p *pass) refuseBody(err error) *refusal {
 	switch {
-	case p.r.Context().Err() != nil:
-		p.outcome = api.OutcomeClientGone
-		return nil
 	case errors.Is(err, errBodyTooLarge):
 		return refuseTooLarge
 	case errors.Is(err, errBodiesTooLarge):
 		return refuseBuffered
-	case errors.Is(err, errBodyStalled):
+	case errors.Is(err, errBodyStalled): // it ends the request's context too
 		return refuseStalled
+	case p.r.Context().Err() != nil:
+		p.outcome = api.OutcomeClientGone
+		return nil
 	default:
 		return refuseUnreadable
 	}
@@ -219,10 +223,6 @@ func (p *pass) findSession() {
 
 // forward sends the request through the pool and copies the answer.
 func (p *pass) forward() {
-	defer p.letBodyGo()
-	if p.outcome == api.OutcomeClientGone {
-		return
-	}
 	ctx := p.ctx
 	if ctx.Value(http.ServerContextKey) == nil {
 		// HTTP/3 sets no such key, and without it ReverseProxy would end an

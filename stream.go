@@ -176,7 +176,7 @@ func (s *streamWriter) close() {
 	switch {
 	case s.events:
 		s.pass.usage = s.scan.Usage()
-		if !s.scan.Stopped() {
+		if !s.scan.Stopped() && s.pass.broken == "" { // else it is our own
 			s.pass.lateError = s.scan.LastError()
 		}
 	case s.whole != nil:

@@ -161,7 +161,12 @@ func (p *pass) judge(a *answer) anthropic.Verdict {
 		scanner.Feed(a.peeked)
 		in.EventError = scanner.FirstError()
 	}
-	return anthropic.Judge(in)
+	v := anthropic.Judge(in)
+	if v.Cause == anthropic.CauseServerError && !p.target.Repeatable() {
+		// It may have done what it was asked before it failed.
+		v.Action = anthropic.Pass
+	}
+	return v
 }
 
 // judgeFailure judges a try without an answer.
