@@ -105,8 +105,6 @@ var (
 		message: "The path has dot segments, empty segments, backslashes or encoded slashes. Ask for the plain path."}
 	refuseUpgrade = &refusal{status: http.StatusBadRequest, typ: typeInvalidRequest,
 		message: "This endpoint does not switch protocols. Send the request without an Upgrade header."}
-	refuseNotServed = &refusal{status: http.StatusNotFound, typ: typeNotFound,
-		message: "The balancer does not serve this path."}
 	refuseTooLarge = &refusal{status: http.StatusRequestEntityTooLarge, typ: typeTooLarge,
 		message: "The request body is larger than the balancer's max_body allows."}
 	refuseStalled = &refusal{status: http.StatusRequestTimeout, typ: typeTimeout,

@@ -45,7 +45,7 @@ func (s *Source) commit(ctx context.Context, a *account, j *job, next store.Cred
 // fails it returns c.
 func (s *Source) compareAndSet(ctx context.Context, id string, c store.Credential, base secret.String) (store.Credential, error) {
 	var err error
-	for range maxRounds {
+	for range maxSets {
 		var generation int64
 		if generation, err = s.vault.SaveCredential(ctx, id, c.Generation, c); err == nil {
 			c.Generation = generation

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,13 +37,11 @@ func TestACrashAtAnyStepLosesNoCommittedLogin(t *testing.T) {
 				v := expired(p)
 				found, resume := make(chan *vault), make(chan struct{})
 				defer close(resume)
-				var once sync.Once
+				var dead atomic.Bool
 				die := func(step string) {
-					if step == tt.step {
-						once.Do(func() {
-							found <- v.copy()
-							<-resume
-						})
+					if step == tt.step && dead.CompareAndSwap(false, true) {
+						found <- v.copy()
+						<-resume
 					}
 				}
 				v.before = die
@@ -165,6 +163,9 @@ func TestAStoreWithoutWritesPutsOffOnlyWhatCanWait(t *testing.T) {
 		if p.count() != 0 {
 			t.Fatal("a pair was spent that need not have been")
 		}
+		if n := strings.Count(h.log.String(), "put off"); n == 0 || n > 30 {
+			t.Errorf("put off %d times in at most 9 minutes", n)
+		}
 		time.Sleep(2 * time.Minute)
 		mustToken(t, h.Source, "a", access(2)) // the old one has expired
 	})
@@ -191,12 +192,10 @@ func TestACommitThatSeemedToFailIsRecognized(t *testing.T) {
 	h := newHouse("one", p, v)
 	v.before = func(what string) {
 		if what == "save" { // it lands, and then the connection breaks
-			r := v.row("a")
-			r.cred.Access, r.cred.Refresh, r.cred.Generation = secret.New(access(2)), secret.New(refresh(2)), 2
-			r.cred.ExpiresAt = time.Now().Add(8 * time.Hour)
-			v.mu.Lock()
-			v.rows["a"] = r
-			v.mu.Unlock()
+			v.change("a", func(r *row) {
+				r.cred.Access, r.cred.Refresh, r.cred.Generation = secret.New(access(2)), secret.New(refresh(2)), 2
+				r.cred.ExpiresAt = time.Now().Add(8 * time.Hour)
+			})
 		}
 	}
 	token := mustToken(t, h.Source, "a", access(2))
@@ -207,13 +206,7 @@ func TestACommitThatSeemedToFailIsRecognized(t *testing.T) {
 
 // meanwhile changes the row while the provider answers.
 func meanwhile(p *provider, v *vault, change func(*row)) {
-	p.answered = func(call) {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		r := v.rows["a"]
-		change(&r)
-		v.rows["a"] = r
-	}
+	p.answered = func(call) { v.change("a", change) }
 }
 
 func TestALoginDuringARefreshWins(t *testing.T) {
@@ -239,6 +232,96 @@ func TestAChangedRowWithTheSpentTokenDoesNotWin(t *testing.T) {
 	if token := mustToken(t, h.Source, "a", access(2)); token.Generation != 8 || v.row("a").cred.Refresh.Reveal() != refresh(2) {
 		t.Errorf("got %+v, stored %+v", token, v.row("a"))
 	}
+}
+
+func TestAnUnsavedPairSurvivesAChangedRowWithTheSpentToken(t *testing.T) {
+	t.Parallel()
+	p := newProvider()
+	v := expired(p)
+	h := newHouse("one", p, v)
+	v.failing("save", errDisk)
+	mustToken(t, h.Source, "a", access(2))
+	v.change("a", func(r *row) { r.cred.Generation = 7 })
+	h.Sync(v.entries())
+	mustToken(t, h.Source, "a", access(2))
+	v.failing("save", nil)
+	if err := h.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := v.row("a").cred; got.Generation != 8 || got.Refresh.Reveal() != refresh(2) {
+		t.Errorf("stored %+v", got)
+	}
+}
+
+func TestALoginWinsOverAnUnsavedPair(t *testing.T) {
+	t.Parallel()
+	for name, during := range map[string]string{"before the pair is kept": "save", "after": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProvider()
+			v := expired(p)
+			h := newHouse("one", p, v)
+			relogin := p.login(time.Now())
+			relogin.Generation = 2
+			logIn := func(what string) {
+				if what == during {
+					v.change("a", func(r *row) { r.cred = relogin })
+					h.Sync(v.entries())
+				}
+			}
+			v.before = logIn
+			v.failing("save", errDisk)
+			if _, err := h.Token(t.Context(), "a"); err != nil {
+				t.Fatal(err)
+			}
+			logIn("")
+			mustToken(t, h.Source, "a", access(2))
+			v.failing("save", nil)
+			if err := h.Close(t.Context()); err != nil || v.row("a").cred.Refresh.Reveal() != refresh(2) {
+				t.Errorf("stored %+v, %v", v.row("a"), err)
+			}
+		})
+	}
+}
+
+func TestALeaseThatAnotherProcessHoldsIsWaitedForWhenTheStoreFails(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newProvider()
+		v := expired(p)
+		v.change("a", func(r *row) { r.owner, r.leaseUntil = "two", time.Now().Add(leaseTime) })
+		h := newHouse("one", p, v)
+		go func() {
+			time.Sleep(time.Second)
+			v.failing("lease", errDisk)
+		}()
+		if _, err := h.Token(t.Context(), "a"); err == nil || p.count() != 0 {
+			t.Errorf("got %v after %d calls", err, p.count())
+		}
+	})
+}
+
+func TestClosingEndsTheWaitForALease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newProvider()
+		v := expired(p)
+		v.change("a", func(r *row) { r.owner, r.leaseUntil = "two", time.Now().Add(leaseTime) })
+		h := newHouse("one", p, v)
+		result := make(chan error, 1)
+		go func() {
+			_, err := h.Token(t.Context(), "a")
+			result <- err
+		}()
+		synctest.Wait()
+		start := time.Now()
+		if err := h.Close(t.Context()); err != nil || time.Since(start) > time.Second {
+			t.Errorf("got %v after %v", err, time.Since(start))
+		}
+		if err := <-result; !errors.Is(err, ErrClosed) || p.count() != 0 {
+			t.Errorf("got %v after %d calls", err, p.count())
+		}
+	})
 }
 
 func TestAnAccountThatIsRemovedDuringItsRefreshIsGone(t *testing.T) {
@@ -296,11 +379,7 @@ func TestATokenThatSomebodyElseRotatedIsNotDead(t *testing.T) {
 	other := p.login(time.Now()) // what another process has got and stores while we ask
 	other.Generation = 2
 	p.refuse = func(c call) *answer {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		r := v.rows["a"]
-		r.cred = other
-		v.rows["a"] = r
+		v.change("a", func(r *row) { r.cred = other })
 		return &answer{status: 400, body: `{"error":"invalid_grant"}`}
 	}
 	h := newHouse("one", p, v)
@@ -442,7 +521,9 @@ func TestAnExpiringTokenIsServedWhenItsRefreshFails(t *testing.T) {
 		p.refuse = refuseAll(503, "")
 		h := newHouse("one", p, fresh(p))
 		time.Sleep(8*time.Hour - 10*time.Second)
-		mustToken(t, h.Source, "a", access(1))
+		for range 2 { // the second within the back-off
+			mustToken(t, h.Source, "a", access(1))
+		}
 		time.Sleep(10 * time.Second)
 		if _, err := h.Token(t.Context(), "a"); err == nil {
 			t.Error("an expired token was served")
@@ -478,6 +559,7 @@ func TestNoTokenIsEverLoggedOrTold(t *testing.T) {
 		v.failing("save", nil)
 		try(byHand)
 	}
+	h.jobs.Wait()
 	for _, e := range h.events {
 		told = append(told, e.Reason)
 	}

@@ -34,7 +34,6 @@ type provider struct {
 	spent    int // times that a spent token was sent
 	lifetime time.Duration
 	keeps    bool // answers without a new refresh token, the old one stays
-	omit     map[string]bool
 
 	refuse   func(call) *answer // instead of a good answer, before anything changes
 	answered func(call)         // after the change, before the client has the answer
@@ -215,6 +214,15 @@ func (v *vault) row(id string) row {
 	return v.rows[id]
 }
 
+// change is what somebody else does to the row.
+func (v *vault) change(id string, f func(*row)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	r := v.rows[id]
+	f(&r)
+	v.rows[id] = r
+}
+
 func (v *vault) failing(method string, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -320,7 +328,10 @@ func newHouse(owner string, p *provider, v *vault, mend ...func(*SourceOptions))
 	return h
 }
 
+// told counts events. They come after the waiting requests have their answer,
+// so it waits for the work to end.
 func (h *house) told(t EventType) (n int) {
+	h.jobs.Wait()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, e := range h.events {

@@ -105,7 +105,8 @@ func (l *Logins) Finish(ctx context.Context, id string, pasted secret.String) (D
 	c := *l.client()
 	c.Endpoints = p.endpoints
 	done := p.done
-	done.Grant, err = c.Exchange(ctx, code, p.state, p.verifier)
+	// From here on the code is spent: a caller that leaves must not cost the login.
+	done.Grant, err = c.Exchange(context.WithoutCancel(ctx), code, p.state, p.verifier)
 	if refused, ok := errors.AsType[*Error](err); ok && !refused.Transient() {
 		return Done{}, api.BadRequest("the provider refused the login: %s; start a new one", refused.reason())
 	}

@@ -26,7 +26,8 @@ const (
 	leasePoll = 250 * time.Millisecond
 
 	storeTimeout = 10 * time.Second
-	maxRounds    = 3 // of a compare-and-set or a refresh that others get in between
+	maxAsks      = 2 // in one refresh; both fit into leaseWork
+	maxSets      = 3 // attempts of a compare-and-set
 )
 
 // refresh replaces the account's token or takes over one that another process
@@ -45,7 +46,7 @@ func (s *Source) refresh(a *account, j *job) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), leaseWork)
 	defer cancel()
-	for range maxRounds {
+	for range maxAsks {
 		// Whoever had the lease before may have rotated the token.
 		renewed, err := s.reread(ctx, a, old)
 		if err != nil {
@@ -105,7 +106,7 @@ func (s *Source) lease(a *account, j *job, old secret.String) (leased, renewed b
 // that is spent: no other process shall send that one.
 func (s *Source) release(a *account) {
 	a.mu.Lock()
-	keep := a.unsaved
+	keep := a.unsaved || a.gone
 	a.mu.Unlock()
 	if keep {
 		return

@@ -168,9 +168,7 @@ func (s *Source) Token(ctx context.Context, id string) (Token, error) {
 // Current returns the account's token as it is, good or not, and asks nobody.
 // ok is false if there is no such account.
 func (s *Source) Current(id string) (t Token, ok bool) {
-	s.mu.RLock()
-	a := s.accounts[id]
-	s.mu.RUnlock()
+	a := s.find(id)
 	if a == nil {
 		return Token{}, false
 	}
@@ -192,6 +190,12 @@ func (s *Source) RefreshByHand(ctx context.Context, id string) (Token, error) {
 	return s.obtain(ctx, id, func(a *account) want { return want{forced: true, byHand: true, used: a.cred.Access} })
 }
 
+func (s *Source) find(id string) *account {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.accounts[id]
+}
+
 // want is what a caller is content with.
 type want struct {
 	forced bool // a token other than used
@@ -200,9 +204,7 @@ type want struct {
 }
 
 func (s *Source) obtain(ctx context.Context, id string, wish func(*account) want) (Token, error) {
-	s.mu.RLock()
-	a := s.accounts[id]
-	s.mu.RUnlock()
+	a := s.find(id)
 	if a == nil {
 		return Token{}, unknownAccount(id)
 	}

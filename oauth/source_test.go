@@ -35,6 +35,12 @@ func TestAValidTokenComesWithoutAskingAnybody(t *testing.T) { // not parallel: i
 	if p.count() != 0 || v.calls != 0 {
 		t.Errorf("%d calls to the provider, %d to the store", p.count(), v.calls)
 	}
+	if current, ok := h.Current("a"); !ok || current != token {
+		t.Errorf("the current token is %+v", current)
+	}
+	if _, ok := h.Current("b"); ok {
+		t.Error("there is a token of an unknown account")
+	}
 	if n := testing.AllocsPerRun(100, func() { _, _ = h.Token(context.Background(), "a") }); n > 0 {
 		t.Errorf("the hot path allocates %v times", n)
 	}
