@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,8 @@ type runtime struct {
 	ready  chan struct{}
 	opened bool
 
+	reloading sync.Mutex // held while what is stored is taken over
+
 	started   []*App              // started and not stopped, oldest first
 	app       atomic.Pointer[App] // the newest of them: its settings are in force
 	store     *store.Store
@@ -59,7 +62,7 @@ type runtime struct {
 // Times of the runtime's work beside the requests.
 const (
 	openTimeout   = 30 * time.Second
-	closeTimeout  = 5 * time.Second
+	closeTimeout  = 30 * time.Second // a refresh that was sent takes 20 s at most
 	changesEvery  = 500 * time.Millisecond
 	sessionsEvery = 10 * time.Second
 	pruneEvery    = 2 * time.Second
@@ -190,7 +193,16 @@ func (rt *runtime) configure(a *App) {
 // oauthClient is a client with the settings in force.
 func (rt *runtime) oauthClient() *oauth.Client {
 	a := rt.app.Load()
-	return &oauth.Client{HTTP: a.transport, Endpoints: a.endpoints, Now: time.Now, Logger: a.logger.Named("oauth")}
+	return &oauth.Client{HTTP: withReplacer{a.transport}, Endpoints: a.endpoints, Now: time.Now, Logger: a.logger.Named("oauth")}
+}
+
+// withReplacer gives a request of the balancer's own the replacer that Caddy's
+// transports look for in requests of clients.
+type withReplacer struct{ http.RoundTripper }
+
+func (t withReplacer) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx := context.WithValue(r.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer())
+	return t.RoundTripper.RoundTrip(r.WithContext(ctx))
 }
 
 // restore reads everything the pool starts with.
@@ -220,8 +232,11 @@ func (rt *runtime) restore(ctx context.Context) error {
 	return nil
 }
 
-// reload takes over accounts and keys as they are stored now.
+// reload takes over accounts and keys as they are stored now. One at a time: an
+// older listing must not be taken over after a newer one.
 func (rt *runtime) reload(ctx context.Context) error {
+	rt.reloading.Lock()
+	defer rt.reloading.Unlock()
 	accounts, err := rt.store.Accounts(ctx)
 	if err != nil {
 		return err
