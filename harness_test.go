@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/claude-balancer/claude-balancer/api"
@@ -52,6 +53,10 @@ type rigOptions struct {
 var provisioning sync.Mutex
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asCaddy) != "" {
+		caddycmd.Main()
+		return
+	}
 	dir, err := os.MkdirTemp("", "claude-balancer")
 	if err != nil {
 		panic(err)
