@@ -112,6 +112,15 @@ func (p *process) start(config string) {
 		_ = res.Body.Close()
 		return res.StatusCode == http.StatusOK
 	})
+	// The site may be served before the configuration counts as live.
+	p.waitFor("the admin endpoint answers", func() bool {
+		res, err := http.Get("http://" + p.admin + "/claude_balancer/accounts")
+		if err != nil {
+			return false
+		}
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	})
 }
 
 // begin starts the process and does not wait for it to answer.
