@@ -24,7 +24,6 @@ var metrics = struct {
 	requests, tries, failovers, tokens, cost, refreshes, refused *prometheus.CounterVec
 	firstByte, overhead                                          prometheus.Histogram
 	running                                                      prometheus.Gauge
-	dropped                                                      prometheus.Counter
 }{
 	requests:  newCounter("requests_total", "Proxied requests by how they ended.", "outcome", "family", "plan"),
 	tries:     newCounter("tries_total", "Upstream round trips by account and what came of them.", "account", "cause"),
@@ -47,10 +46,6 @@ var metrics = struct {
 		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "requests_running",
 		Help: "Proxied requests that are running now.",
 	}),
-	dropped: prometheus.NewCounter(prometheus.CounterOpts{
-		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "history_dropped_total",
-		Help: "History rows that were dropped because the store could not keep up.",
-	}),
 }
 
 func newCounter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -66,7 +61,7 @@ func registerMetrics(ctx caddy.Context, a *App) error {
 	m := &metrics
 	for _, c := range []prometheus.Collector{
 		m.requests, m.tries, m.failovers, m.tokens, m.cost, m.refreshes, m.refused,
-		m.firstByte, m.overhead, m.running, m.dropped, poolCollector{a},
+		m.firstByte, m.overhead, m.running, poolCollector{a},
 	} {
 		var already prometheus.AlreadyRegisteredError
 		if err := registry.Register(c); err != nil && !errors.As(err, &already) {
@@ -84,6 +79,7 @@ var (
 	descAvailable   = newDesc("account_available", "1 if the account may be chosen, else 0.", "account")
 	descUtilization = newDesc("window_utilization", "Used fraction of an account's usage window.", "account", "window")
 	descQueue       = newDesc("history_queue", "History rows waiting to be written.")
+	descDropped     = newDesc("history_dropped_total", "History rows that were dropped because the store could not keep up.")
 	descWaiting     = newDesc("requests_waiting", "Requests waiting for a free account.")
 	descSessions    = newDesc("sessions", "Conversations whose account is remembered.")
 	descKept        = newDesc("sessions_kept_total", "Requests that went to their conversation's account.")
@@ -96,7 +92,7 @@ func newDesc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (c poolCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descInFlight, descAvailable, descUtilization, descQueue, descWaiting, descSessions, descKept, descMoved} {
+	for _, d := range []*prometheus.Desc{descInFlight, descAvailable, descUtilization, descQueue, descDropped, descWaiting, descSessions, descKept, descMoved} {
 		ch <- d
 	}
 }
@@ -120,6 +116,7 @@ func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	gauge(descQueue, float64(rt.recorder.Queued()))
+	ch <- prometheus.MustNewConstMetric(descDropped, prometheus.CounterValue, float64(rt.recorder.Dropped()))
 	gauge(descWaiting, float64(rt.pool.Waiting()))
 	sessions := rt.pool.SessionStats()
 	gauge(descSessions, float64(sessions.Held))
@@ -134,8 +131,6 @@ func metricInFlight(n float64) { metrics.running.Add(n) }
 func metricTry(account string, cause anthropic.Cause) {
 	metrics.tries.WithLabelValues(account, string(cause)).Inc()
 }
-
-func metricDropped() { metrics.dropped.Inc() }
 
 // metricRequest counts a finished request.
 func metricRequest(p *pass, row *store.Row) {

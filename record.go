@@ -32,9 +32,7 @@ func (p *pass) finish() {
 	row := p.row()
 	p.expose(&row)
 	metricRequest(p, &row)
-	if !p.rt.recorder.Record(row) {
-		metricDropped()
-	}
+	p.rt.recorder.Record(row) // what it drops, it counts
 }
 
 // judgeEnd tells the pool of an answer that went wrong after it had begun.
