@@ -113,7 +113,7 @@ var (
 		message: "The request body could not be read to its end."}
 	refuseBuffered = &refusal{status: http.StatusServiceUnavailable, typ: typeOverloaded, retryAfter: 5 * time.Second,
 		message: "The balancer holds as many request bodies as max_buffered allows. Try again in a few seconds."}
-	refuseNoAccounts = &refusal{status: http.StatusServiceUnavailable, typ: typeAPI,
+	refuseNoAccounts = &refusal{status: http.StatusServiceUnavailable, typ: typeAPI, noRetry: true,
 		message: "No accounts available. Please add accounts using the CLI.",
 		extra:   map[string]any{"hint": "caddy claude-balancer add <name> --mode console|max"}}
 )

@@ -93,8 +93,8 @@ func (p *pass) nextAccount() (*selection.Ticket, error) {
 // anotherRound decides whether to go through the candidates again, and waits
 // before it.
 func (p *pass) anotherRound() bool {
-	if p.round >= p.h.Retries || len(p.results) == 0 || !p.mayTry() || p.onlyPassable() {
-		return false
+	if p.round >= p.h.Retries || len(p.results) == 0 || !p.mayTry() || p.onlyPassable() || p.onlyLogins() {
+		return false // there is nothing that time alone would change
 	}
 	if p.anyCause(anthropic.CauseOverloaded) && p.rt.pool.Incident(&p.want) {
 		return false // more tries would only add to the provider's trouble
