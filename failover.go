@@ -137,6 +137,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // deserves a second try at once. It returns neither answer nor error if the
 // account is given up.
 func (p *pass) tryAccount(ticket *selection.Ticket) (*http.Response, error) {
+	if key := p.who.Key; key != nil && !key.Alive() {
+		return nil, p.refuseEndedKey() // it ended while the request waited
+	}
 	token, err := p.rt.tokens.Token(p.ctx, ticket.ID)
 	if err != nil {
 		return nil, p.loginFailed(ticket, err)

@@ -35,8 +35,13 @@ type pass struct {
 	who    access.Who
 	log    *zap.Logger
 
+	// settleKey ends the request for its key: its cost is spent and its place
+	// is free. It may be called more than once; nil without a key.
+	settleKey func()
+
 	body    *requestBody
 	bodyOut sync.Once
+	text    []byte // the body as plain JSON, if it can be read
 	known   anthropic.Body
 	hashed  string            // session, for history and log
 	header  http.Header       // what every try sends, without credential
@@ -82,16 +87,19 @@ func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, rt *runtime, tar
 	p := &pass{h: h, rt: rt, w: w, r: r, id: newID(), start: time.Now(), target: target, who: who, log: h.logger}
 	p.deadline = p.start.Add(time.Duration(h.TryDuration))
 	p.ctx = r.Context()
-	if who.Key != nil {
-		release, refused := who.Key.Begin(p.start)
+	if key := who.Key; key != nil {
+		release, refused := key.Begin(p.start)
 		if refused != nil {
 			countRefused(refused)
 			asRefusal(refused).write(w, r, p.id)
 			return
 		}
-		defer func() { release(p.cost()) }()
-		stop := p.endWithKey()
-		defer stop()
+		p.settleKey = func() { release(p.cost()) }
+		defer p.settleKey()
+		ctx, cancel := context.WithCancelCause(p.ctx)
+		defer cancel(nil)
+		defer key.OnRevoke(func() { cancel(errKeyRevoked) })()
+		p.ctx = ctx
 	}
 	metricInFlight(1)
 	defer metricInFlight(-1)
@@ -108,23 +116,20 @@ func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, rt *runtime, tar
 	}
 }
 
-// endWithKey ends the request's waits when its key is revoked.
-func (p *pass) endWithKey() (stop func()) {
-	ctx, cancel := context.WithCancelCause(p.ctx)
-	p.ctx = ctx
-	key := p.who.Key
-	done := make(chan struct{})
-	go func() {
-		select {
-		case <-key.Done():
-			cancel(errKeyRevoked)
-		case <-done:
-		}
-	}()
-	return func() { close(done); cancel(nil) }
-}
-
+// errKeyRevoked is the cause of everything that ends because the client's key
+// was revoked: a wait, a try, an answer that runs.
 var errKeyRevoked = errors.New("the client key was revoked")
+
+func (p *pass) keyRevoked() bool { return errors.Is(context.Cause(p.ctx), errKeyRevoked) }
+
+// refuseEndedKey answers a request whose key was good when it arrived. It says
+// what the key's next request will hear.
+func (p *pass) refuseEndedKey() *refusal {
+	p.outcome = api.OutcomeRefused
+	bad := access.RefuseBadKey()
+	countRefused(bad)
+	return asRefusal(bad)
+}
 
 // prepare reads the request and decides everything that does not depend on an
 // account.
@@ -137,7 +142,8 @@ func (p *pass) prepare() *refusal {
 	p.body = body
 	encoding := p.r.Header.Get("Content-Encoding")
 	if body.repeatable() {
-		p.known = anthropic.ReadBody(body.plain(encoding, p.h.MaxBody))
+		p.text = body.plain(encoding, p.h.MaxBody)
+		p.known = anthropic.ReadBody(p.text)
 	}
 	if refused := p.refuseForKey(encoding); refused != nil {
 		return refused
@@ -156,6 +162,7 @@ func (p *pass) prepare() *refusal {
 	if refused := p.findOwner(); refused != nil {
 		return refused
 	}
+	p.text = nil // a decoded copy need not live as long as the answer
 	p.header = anthropic.UpstreamHeader(p.r.Header)
 	return nil
 }
@@ -207,7 +214,7 @@ func (p *pass) refuseForKey(encoding string) *refusal {
 func (p *pass) findSession() {
 	session := anthropic.Session(p.r.Header, p.known)
 	if session == "" && p.target.Endpoint == anthropic.Messages && p.body.repeatable() {
-		if key, ok := anthropic.ContentKey(p.body.data); ok {
+		if key, ok := anthropic.ContentKey(p.text); ok {
 			session = string(key[:])
 		}
 	}
@@ -266,10 +273,8 @@ func (p *pass) failed(_ http.ResponseWriter, _ *http.Request, err error) {
 	switch {
 	case errors.As(err, &refused):
 		p.refused = refused
-	case errors.Is(context.Cause(p.ctx), errKeyRevoked):
-		p.outcome = api.OutcomeRefused
-		p.refused = &refusal{status: http.StatusUnauthorized, typ: typeAuthentication, noRetry: true,
-			message: "The client key was revoked. Ask the operator for a new one."}
+	case p.keyRevoked():
+		p.refused = p.refuseEndedKey()
 	default:
 		p.outcome = api.OutcomeClientGone
 	}

@@ -48,7 +48,7 @@ func (p *pass) judgeEnd() {
 			Endpoint: p.target.Endpoint, Kind: a.ticket.Kind, Model: p.want.Model, Family: p.want.Family,
 			Status: a.res.StatusCode, Header: a.res.Header, Now: time.Now(),
 		})
-	case p.broken != "":
+	case p.broken != "" && !p.keyRevoked():
 		v = anthropic.Verdict{Cause: anthropic.CauseReset, Failure: true, Message: p.broken}
 	default:
 		return

@@ -67,6 +67,7 @@ type streamWriter struct {
 	events   bool // a stream of events that can be read
 	scan     anthropic.StreamScanner
 	whole    *anthropic.JSONScanner // of an answer in one piece
+	left     int64                  // bytes of the answer still to come; negative = unknown
 	timer    *time.Timer
 	closed   bool
 	lastPing time.Time
@@ -81,6 +82,7 @@ func (s *streamWriter) begin(res *http.Response) {
 	s.control = http.NewResponseController(s.ResponseWriter)
 	s.lastRead.Store(now.UnixNano())
 	s.events = p.answer.stream
+	s.left = res.ContentLength
 	if !s.events && p.countable(res) {
 		s.whole = new(anthropic.JSONScanner)
 	}
@@ -106,7 +108,25 @@ func (s *streamWriter) Write(b []byte) (int, error) {
 	case s.whole != nil:
 		s.whole.Feed(b)
 	}
+	s.left -= int64(len(b))
+	if s.pass.settleKey != nil && (s.left == 0 || s.scan.Stopped()) {
+		// Once the client has these bytes it may send its next request, and
+		// the key's limits must know of this one by then. An answer of unknown
+		// length ends for the client after the handler has returned.
+		s.readUsage()
+		s.pass.settleKey()
+	}
 	return s.ResponseWriter.Write(b)
+}
+
+// readUsage takes over what the answer has told so far.
+func (s *streamWriter) readUsage() {
+	switch {
+	case s.events:
+		s.pass.usage = s.scan.Usage()
+	case s.whole != nil:
+		s.pass.usage = s.whole.Usage()
+	}
 }
 
 // FlushError is what http.ResponseController calls.
@@ -173,14 +193,9 @@ func (s *streamWriter) close() {
 	// The end of the answer is written after the handler has returned; a
 	// deadline that was set for a write long ago must not cut it off.
 	_ = s.control.SetWriteDeadline(time.Time{})
-	switch {
-	case s.events:
-		s.pass.usage = s.scan.Usage()
-		if !s.scan.Stopped() && s.pass.broken == "" { // else it is our own
-			s.pass.lateError = s.scan.LastError()
-		}
-	case s.whole != nil:
-		s.pass.usage = s.whole.Usage()
+	s.readUsage()
+	if s.events && !s.scan.Stopped() && s.pass.broken == "" { // else it is our own
+		s.pass.lateError = s.scan.LastError()
 	}
 }
 
@@ -227,10 +242,13 @@ func (b *answerBody) end(err error, buf []byte) (int, error) {
 	case err == io.EOF && !s.cutShort(), s.events && s.scan.Stopped():
 		p.complete = true
 		return 0, io.EOF
+	case p.keyRevoked():
+		p.broken = "The client key was revoked."
 	case p.ctx.Err() != nil:
 		return 0, p.ctx.Err()
+	default:
+		p.broken = whyBroken(p.answer, err)
 	}
-	p.broken = whyBroken(p.answer, err)
 	if !s.events {
 		return 0, err
 	}

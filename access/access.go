@@ -64,7 +64,7 @@ func Decide(mode Mode, r *http.Request, p Peer, ring *Keyring) (who Who, refusal
 	case who.Key != nil:
 		return who, refuseViewer(who.Key)
 	case len(presented) > 0:
-		return who, refuseBadKey()
+		return who, RefuseBadKey()
 	case mode == ModeOpen || who.Local:
 		return who, nil
 	}
@@ -80,7 +80,7 @@ func DecideDashboard(mode Mode, r *http.Request, p Peer, ring *Keyring) (who Who
 	if _, password, ok := r.BasicAuth(); ok && LooksLikeKey(password) {
 		key, ok := ring.Find(secret.New(password))
 		if !ok {
-			return who, challenge(refuseBadKey())
+			return who, challenge(RefuseBadKey())
 		}
 		who.Key = key
 		if key.Role != api.RoleViewer {
@@ -125,8 +125,8 @@ func refuseViewer(key *Key) *Refusal {
 		"Client key %q may only read the dashboard: use a key with the role client.", key.Name))
 }
 
-// refuseBadKey says the same to unknown, mistyped, expired and revoked keys.
-func refuseBadKey() *Refusal {
+// RefuseBadKey says the same to unknown, mistyped, expired and revoked keys.
+func RefuseBadKey() *Refusal {
 	r := refuse(http.StatusUnauthorized, typeAuthentication,
 		"This client key is not good: it is unknown, expired, revoked or not copied whole. Ask the operator for a new one.")
 	r.BadKey = true

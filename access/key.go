@@ -3,6 +3,7 @@ package access
 // One client key: what it may use, and its limits.
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -65,17 +66,26 @@ func (k *Key) expired(now time.Time) bool { return !k.expires.IsZero() && !now.B
 // Alive reports whether the key still counts: neither revoked nor expired. Ask
 // again after every wait.
 func (k *Key) Alive() bool {
-	select {
-	case <-k.meter.revoked:
-		return false
-	default:
-		return !k.expired(k.now())
-	}
+	return k.meter.life.Err() == nil && !k.expired(k.now())
 }
 
-// Done is closed when the key is revoked, so that a request that waits can end
-// at once. Expiry does not close it.
-func (k *Key) Done() <-chan struct{} { return k.meter.revoked }
+// OnRevoke has f called, in a goroutine of its own, as soon as the key is
+// revoked, so that a request that waits can end at once. Call stop once that is
+// not needed any more. Expiry does not call f.
+func (k *Key) OnRevoke(f func()) (stop func()) {
+	s := context.AfterFunc(k.meter.life, f)
+	return func() { s() }
+}
+
+// LastUsed returns when the key was last presented to this process, zero if it
+// was not.
+func (k *Key) LastUsed() time.Time {
+	ms := k.meter.used.Load()
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms)
+}
 
 // Restricted reports whether the key may use some models only.
 func (k *Key) Restricted() bool { return len(k.models) > 0 }

@@ -74,7 +74,7 @@ func (k *Keyring) Sync(keys []store.Key, spent map[string]float64) {
 	k.index.Store(next)
 	for id, key := range old.byID {
 		if next.byID[id] == nil {
-			close(key.meter.revoked)
+			key.meter.revoke()
 		}
 	}
 }
@@ -109,12 +109,15 @@ func (k *Keyring) Named(name string) (*Key, bool) {
 	return key, ok
 }
 
+// Empty reports whether there is no key at all.
+func (k *Keyring) Empty() bool { return len(k.index.Load().byID) == 0 }
+
 // Used returns when keys were last presented, by key id, for those that were
 // since the last call.
 func (k *Keyring) Used() map[string]time.Time {
 	used := make(map[string]time.Time)
 	for id, key := range k.index.Load().byID {
-		if ms := key.meter.used.Swap(0); ms != 0 {
+		if ms := key.meter.used.Load(); key.meter.told.Swap(ms) != ms {
 			used[id] = time.UnixMilli(ms)
 		}
 	}

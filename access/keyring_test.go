@@ -129,13 +129,21 @@ func TestARevokedKeyEndsAtOnce(t *testing.T) {
 	if !key.Alive() {
 		t.Fatal("a sync that keeps the key ends it")
 	}
+	ended, stopped := make(chan struct{}), make(chan struct{})
+	key.OnRevoke(func() { close(ended) })
+	key.OnRevoke(func() { close(stopped) })()
 	select {
-	case <-key.Done():
-		t.Fatal("done before it is revoked")
+	case <-ended:
+		t.Fatal("ended before it is revoked")
 	default:
 	}
 	ring.Sync(nil, nil)
-	<-key.Done()
+	<-ended
+	select {
+	case <-stopped:
+		t.Error("a request that has stopped listening is called")
+	default:
+	}
 	if key.Alive() {
 		t.Error("alive after it was revoked")
 	}

@@ -31,7 +31,7 @@ func Local(r *http.Request, p Peer) (ok bool, reason string) {
 		return false, "its peer is not loopback"
 	case !p.Client.IsLoopback():
 		return false, "its client address is not loopback"
-	case !loopbackHost(r.Host):
+	case !LoopbackHost(r.Host):
 		return false, "its Host is neither localhost nor a loopback address"
 	}
 	if name, ok := proxyHeader(r.Header); ok {
@@ -67,11 +67,11 @@ func isProxyHeader(name string) bool {
 	return len(name) >= len(forwardedPrefix) && strings.EqualFold(name[:len(forwardedPrefix)], forwardedPrefix)
 }
 
-// loopbackHost reports whether a Host header names this machine: localhost,
+// LoopbackHost reports whether a Host header names this machine: localhost,
 // *.localhost or a loopback literal, with or without a port. Only the proper
 // forms do. What a resolver might also lead here ("localhost.", "127.1", a
 // public name for 127.0.0.1) does not.
-func loopbackHost(host string) bool {
+func LoopbackHost(host string) bool {
 	if bracketed, ok := strings.CutPrefix(host, "["); ok {
 		literal, port, ok := strings.Cut(bracketed, "]")
 		if !ok || port != "" && !isPort(port) {

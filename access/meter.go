@@ -3,6 +3,7 @@ package access
 // What keys have used: requests in flight, in the last minute, and money.
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,8 +12,10 @@ import (
 // meter counts what a key uses. It belongs to the key's id and outlives every
 // change of the key's settings.
 type meter struct {
-	used    atomic.Int64  // when a request last presented the key, ms since the epoch; 0 = not since it was last asked
-	revoked chan struct{} // closed when the key is gone
+	used   atomic.Int64    // when a request last presented the key, ms since the epoch; 0 = never in this process
+	told   atomic.Int64    // what Keyring.Used last told of it
+	life   context.Context // ends when the key is revoked; nothing else is carried in it
+	revoke context.CancelFunc
 
 	mu       sync.Mutex
 	inFlight int
@@ -23,7 +26,11 @@ type meter struct {
 	spent    float64 // US dollars
 }
 
-func newMeter() *meter { return &meter{revoked: make(chan struct{})} }
+func newMeter() *meter {
+	m := new(meter)
+	m.life, m.revoke = context.WithCancel(context.Background())
+	return m
+}
 
 // spendLag bounds how old a stored sum is when it arrives: one that arrives
 // within it of a period's start may still be the last period's.
