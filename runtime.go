@@ -37,8 +37,6 @@ type runtime struct {
 	ready  chan struct{}
 	opened bool
 
-	reloading sync.Mutex // held while what is stored is taken over
-
 	started   []*App              // started and not stopped, oldest first
 	app       atomic.Pointer[App] // the newest of them: its settings are in force
 	store     *store.Store
@@ -55,6 +53,7 @@ type runtime struct {
 	warnings  limiter // of failovers in the log
 	exhausted limiter // of requests that found no account
 
+	loading sync.Mutex // makes reading accounts and keys and taking them over one step
 	stop    context.CancelFunc
 	running sync.WaitGroup
 }
@@ -232,17 +231,25 @@ func (rt *runtime) restore(ctx context.Context) error {
 	return nil
 }
 
-// reload takes over accounts and keys as they are stored now. One at a time: an
-// older listing must not be taken over after a newer one.
+// reload takes over accounts and keys as they are stored now. Of two that run
+// at once, the later reader must also be the later one to take over: else what
+// was removed or revoked in between would come back.
 func (rt *runtime) reload(ctx context.Context) error {
-	rt.reloading.Lock()
-	defer rt.reloading.Unlock()
+	rt.loading.Lock()
+	defer rt.loading.Unlock()
 	accounts, err := rt.store.Accounts(ctx)
 	if err != nil {
 		return err
 	}
 	rt.syncAccounts(accounts)
-	return rt.reloadKeys(ctx)
+	return rt.loadKeys(ctx)
+}
+
+// reloadKeys is reload for the keys alone.
+func (rt *runtime) reloadKeys(ctx context.Context) error {
+	rt.loading.Lock()
+	defer rt.loading.Unlock()
+	return rt.loadKeys(ctx)
 }
 
 func (rt *runtime) syncAccounts(accounts []store.Account) {
@@ -262,7 +269,7 @@ func (rt *runtime) syncAccounts(accounts []store.Account) {
 	rt.feed.accountsChanged()
 }
 
-func (rt *runtime) reloadKeys(ctx context.Context) error {
+func (rt *runtime) loadKeys(ctx context.Context) error {
 	keys, err := rt.store.Keys(ctx)
 	if err != nil {
 		return err
