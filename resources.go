@@ -70,7 +70,7 @@ var refuseUnknownID = &refusal{status: http.StatusNotFound, typ: typeNotFound, n
 	message: "No account of the pool is known to have this resource."}
 
 func (p *pass) ownerOfBody() *refusal {
-	ids := anthropic.BodyResources(p.body.data)
+	ids := anthropic.BodyResources(p.text)
 	if len(ids) == 0 {
 		return nil
 	}
@@ -79,16 +79,15 @@ func (p *pass) ownerOfBody() *refusal {
 		p.log.Error("looking up who owns a resource", zap.Error(err))
 		return nil
 	}
-	for _, id := range ids {
+	for _, id := range ids { // all of them: one's own does not open another's
 		r, known := owned[id]
-		if !known {
-			continue
-		}
-		if !p.mayUse(r) {
+		switch {
+		case !known:
+		case !p.mayUse(r):
 			return refuseUnknownID
+		case p.want.Owner == "":
+			p.want.Owner = r.AccountID
 		}
-		p.want.Owner = r.AccountID
-		return nil
 	}
 	return nil
 }
