@@ -461,9 +461,10 @@ func (rt *runtime) Explain(_ context.Context, q api.ExplainQuery) (api.Explanati
 }
 
 // audit keeps who did what. A trail that cannot be written stops nothing, but
-// it is said.
+// it is said. What was done is kept even if who did it has hung up meanwhile.
 func (rt *runtime) audit(ctx context.Context, what, detail string) {
-	if err := rt.store.AddAudit(ctx, store.Audit{At: time.Now(), What: what, Who: "admin", Detail: detail}); err != nil {
+	ctx = context.WithoutCancel(ctx)
+	if err := rt.store.AddAudit(ctx, store.Audit{At: time.Now(), What: what, Who: api.Actor(ctx), Detail: detail}); err != nil {
 		rt.logger().Error("writing the audit trail: " + err.Error())
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -164,6 +165,9 @@ func (rt *runtime) keyJSON(k *store.Key) api.Key {
 	}
 	if live, ok := rt.keys.Named(k.Name); ok {
 		out.SpentUSD = live.Spent()
+		if used := live.LastUsed(); used.After(k.LastUsed) { // written behind
+			out.LastUsed = millis(used)
+		}
 	}
 	return out
 }
@@ -204,7 +208,8 @@ func (rt *runtime) AddKey(ctx context.Context, n api.NewKey) (api.Key, error) {
 
 // issued returns the key with its credential, which is shown this once.
 func (rt *runtime) issued(ctx context.Context, k *store.Key, credential string) (api.Key, error) {
-	if err := rt.reloadKeys(ctx); err != nil {
+	// It is stored: it counts even if who asked for it has hung up.
+	if err := rt.reloadKeys(context.WithoutCancel(ctx)); err != nil {
 		return api.Key{}, err
 	}
 	out := rt.keyJSON(k)
@@ -224,8 +229,24 @@ func (rt *runtime) UpdateKey(ctx context.Context, name string, p api.KeyPatch) (
 	if err := rt.store.UpdateKey(ctx, k); err != nil {
 		return api.Key{}, explainKeyGone(name, err)
 	}
-	rt.audit(ctx, "key.change", name)
+	rt.audit(ctx, "key.change", name+": "+strings.Join(changedOfKey(p), ", "))
 	return rt.issued(ctx, &k, "")
+}
+
+// changedOfKey names the settings that a patch changes, not their values.
+func changedOfKey(p api.KeyPatch) (names []string) {
+	for _, f := range []struct {
+		set  bool
+		name string
+	}{
+		{p.Role.Set, "role"}, {p.Models.Set, "models"}, {p.Accounts.Set, "accounts"}, {p.ExpiresAt.Set, "expires_at"},
+		{p.RPM.Set, "rpm"}, {p.MaxInFlight.Set, "max_in_flight"}, {p.BudgetUSD.Set, "budget_usd"}, {p.BudgetPeriod.Set, "budget_period"},
+	} {
+		if f.set {
+			names = append(names, f.name)
+		}
+	}
+	return names
 }
 
 func explainKeyGone(name string, err error) error {
@@ -264,7 +285,7 @@ func (rt *runtime) RevokeKey(ctx context.Context, name string) error {
 		return explainKeyGone(name, err)
 	}
 	rt.audit(ctx, "key.revoke", name)
-	return rt.reloadKeys(ctx)
+	return rt.reloadKeys(context.WithoutCancel(ctx))
 }
 
 // spentByKey sums up what each key has spent in its running period, by id.

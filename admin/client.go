@@ -97,6 +97,9 @@ func (c *client) request(ctx context.Context, method, path string, body any) (*h
 	if c.origin != "" {
 		req.Header.Set("Origin", c.origin)
 	}
+	if name := localUser(); name != "" {
+		req.Header.Set(userHeader, name)
+	}
 	return req, nil
 }
 

@@ -82,7 +82,7 @@ func (a *adminAPI) serve(h handler) caddy.AdminHandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		b, err := a.backend()
 		if err == nil {
-			err = h(b, w, r)
+			err = h(b, w, r.WithContext(api.WithActor(r.Context(), actorOf(r))))
 		}
 		return asAPIError(err)
 	}
