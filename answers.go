@@ -70,6 +70,7 @@ func (e *refusal) send(w http.ResponseWriter, r *http.Request, id string, body m
 	}
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
 	if id != "" {
 		h.Set("X-Request-Id", id)
 	}

@@ -104,6 +104,7 @@ type Handler struct {
 	TransportRaw json.RawMessage `json:"transport,omitempty" caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
 
 	app       *App
+	server    *caddyhttp.Server // nil if no server of the http app has the handler
 	upstream  *url.URL
 	policy    selection.Policy
 	access    access.Mode
@@ -157,6 +158,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("getting the claude_balancer app: %w", err)
 	}
 	h.app = app.(*App)
+	h.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if h.upstream, err = parseUpstream(h.Upstream); err != nil {
 		return err
 	}

@@ -213,7 +213,11 @@ func (a *App) Validate() error {
 // Start opens the store, if no earlier configuration has, and makes this
 // App's settings the runtime's.
 func (a *App) Start() error {
-	return a.runtime.start(a)
+	if err := a.runtime.start(a); err != nil {
+		return err
+	}
+	a.warnOfExposure()
+	return nil
 }
 
 // Stop takes the settings out of force. It closes nothing: requests of this
