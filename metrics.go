@@ -18,10 +18,11 @@ const metricsNamespace, metricsSubsystem = "caddy", "claude_balancer"
 // The collectors are made once: Caddy has a new registry for each
 // configuration, and counters that were made with it would start at zero again.
 //
-// Label values are bounded: account names are the operator's, everything else
-// comes from fixed lists. Nothing that a client sends is a label.
+// Label values are bounded: names of accounts and client keys are the
+// operator's, everything else comes from fixed lists. Nothing that a client sends is a label.
 var metrics = struct {
 	requests, tries, failovers, tokens, cost, refreshes, refused *prometheus.CounterVec
+	keyRequests, keyTokens, keyCost                              *prometheus.CounterVec
 	firstByte, overhead                                          prometheus.Histogram
 	running                                                      prometheus.Gauge
 }{
@@ -32,6 +33,11 @@ var metrics = struct {
 	cost:      newCounter("cost_usd_total", "Cost of answers with a known price, in US dollars.", "account"),
 	refreshes: newCounter("refreshes_total", "Refreshes of logins by result.", "account", "result"),
 	refused:   newCounter("refused_total", "Requests that were not let in, by why.", "reason"),
+
+	keyRequests: newCounter("key_requests_total", "Proxied requests of a client key by how they ended.", "key", "outcome"),
+	keyTokens:   newCounter("key_tokens_total", "Tokens counted in answers to a client key, by kind.", "key", "kind"),
+	keyCost:     newCounter("key_cost_usd_total", "Cost of answers to a client key with a known price, in US dollars.", "key"),
+
 	firstByte: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "first_byte_seconds",
 		Help:    "Time from a request's arrival to the first byte of its answer.",
@@ -60,7 +66,7 @@ func registerMetrics(ctx caddy.Context, a *App) error {
 	registry := ctx.GetMetricsRegistry()
 	m := &metrics
 	for _, c := range []prometheus.Collector{
-		m.requests, m.tries, m.failovers, m.tokens, m.cost, m.refreshes, m.refused,
+		m.requests, m.tries, m.failovers, m.tokens, m.cost, m.refreshes, m.refused, m.keyRequests, m.keyTokens, m.keyCost,
 		m.firstByte, m.overhead, m.running, poolCollector{a},
 	} {
 		var already prometheus.AlreadyRegisteredError
@@ -135,6 +141,9 @@ func metricTry(account string, cause anthropic.Cause) {
 // metricRequest counts a finished request.
 func metricRequest(p *pass, row *store.Row) {
 	metrics.requests.WithLabelValues(string(row.Outcome), row.Family, deref(row.PlanType)).Inc()
+	if row.Client != nil {
+		metrics.keyRequests.WithLabelValues(*row.Client, string(row.Outcome)).Inc()
+	}
 	for _, r := range p.results {
 		if p.answer == nil || p.answer.ticket.ID != r.id {
 			metrics.failovers.WithLabelValues(string(r.cause)).Inc()
@@ -155,10 +164,16 @@ func metricRequest(p *pass, row *store.Row) {
 			{"cache_write_5m", *row.CacheWrite5mTokens}, {"cache_write_1h", *row.CacheWrite1hTokens},
 		} {
 			metrics.tokens.WithLabelValues(*row.AccountUsed, row.Family, k.kind).Add(float64(k.n))
+			if row.Client != nil {
+				metrics.keyTokens.WithLabelValues(*row.Client, k.kind).Add(float64(k.n))
+			}
 		}
 	}
 	if row.CostUSD != nil {
 		metrics.cost.WithLabelValues(*row.AccountUsed).Add(*row.CostUSD)
+		if row.Client != nil {
+			metrics.keyCost.WithLabelValues(*row.Client).Add(*row.CostUSD)
+		}
 	}
 }
 
