@@ -37,7 +37,7 @@ type process struct {
 	sim    *simulator.Simulator
 	up     *simulator.Server
 	dir    string
-	port   int    // of the HTTPS site
+	port   string // of the HTTPS site
 	admin  string // address of the admin endpoint
 	cmd    *exec.Cmd
 	exited chan error
@@ -46,20 +46,21 @@ type process struct {
 
 func newProcess(t testing.TB, o simulator.Options) *process {
 	t.Helper()
-	p := &process{t: t, sim: simulator.New(o), dir: t.TempDir(), port: freePort(t), admin: fmt.Sprintf("localhost:%d", freePort(t))}
+	p := &process{t: t, sim: simulator.New(o), dir: t.TempDir(), port: freePort(t), admin: "localhost:" + freePort(t)}
 	p.up = p.sim.Start()
 	t.Cleanup(p.up.Close)
 	return p
 }
 
-func freePort(t testing.TB) int {
+// freePort returns the number of a port that was free a moment ago.
+func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 }
 
 // config is a whole Caddyfile; global and directive are further lines.
@@ -80,7 +81,7 @@ func (p *process) config(global, directive string) string {
 		%[3]s
 	}
 }
-https://localhost:%[4]d {
+https://localhost:%[4]s {
 	bind 127.0.0.1
 	claude_balancer {
 		upstream %[2]s
@@ -159,7 +160,7 @@ func (p *process) waitFor(what string, ok func() bool) {
 	(&rig{t: p.t}).eventually(what, ok)
 }
 
-func (p *process) url(path string) string { return fmt.Sprintf("https://localhost:%d%s", p.port, path) }
+func (p *process) url(path string) string { return "https://localhost:" + p.port + path }
 
 // client speaks one version of HTTP.
 func (p *process) client(version string) *http.Client {

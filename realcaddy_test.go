@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -62,17 +61,6 @@ func newServer(t *testing.T) *server {
 		caddy.ConfigAutosavePath = autosave
 	})
 	return s
-}
-
-// freePort returns the number of a port that was free a moment ago.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 }
 
 // outside returns an address of this machine that is not loopback. A connection
