@@ -3,9 +3,12 @@ package anthropic
 // Reading the body of an error.
 
 import (
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/claude-balancer/claude-balancer/secret"
 )
 
 const (
@@ -53,10 +56,13 @@ func (e errorBody) says(phrases ...string) bool {
 	return false
 }
 
-// printable makes a message fit to be shown: one line of valid UTF-8, at most
-// 500 bytes.
+// credentialPattern finds the provider's credentials, whole or cut short.
+var credentialPattern = regexp.MustCompile(`sk-ant-[A-Za-z0-9_-]*`)
+
+// printable makes a message fit to be shown, logged and kept: one line of valid
+// UTF-8, at most 500 bytes, without a credential that upstream may echo.
 func printable(s string) string {
-	s = s[:min(len(s), 2*maxMessage)]
+	s = credentialPattern.ReplaceAllLiteralString(s[:min(len(s), 2*maxMessage)], secret.Redacted)
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
