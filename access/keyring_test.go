@@ -170,6 +170,10 @@ func TestUsedTellsEachUseOnce(t *testing.T) {
 	a, credentialA := stored(t, "a")
 	b, _ := stored(t, "b")
 	ring.Sync([]store.Key{a, b}, nil)
+	key, _ := ring.Named("a")
+	if !key.LastUsed().IsZero() {
+		t.Error("used before it was")
+	}
 	ring.Find(credentialA)
 	at := c.Add(time.Second)
 	ring.Find(credentialA)
@@ -179,6 +183,15 @@ func TestUsedTellsEachUseOnce(t *testing.T) {
 	}
 	if used := ring.Used(); len(used) != 0 {
 		t.Errorf("told twice: %v", used)
+	}
+	if key, _ := ring.Named("a"); !key.LastUsed().Equal(at) {
+		t.Errorf("last used at %v once that was told", key.LastUsed())
+	}
+	if ring.Empty() {
+		t.Error("a ring with keys is empty")
+	}
+	if ring.Sync(nil, nil); !ring.Empty() {
+		t.Error("a ring without keys is not empty")
 	}
 }
 
