@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/claude-balancer/claude-balancer/access"
 	"github.com/claude-balancer/claude-balancer/anthropic"
@@ -304,11 +305,21 @@ func (h *Handler) serveAPI(w http.ResponseWriter, r *http.Request) {
 	}
 	if refused != nil {
 		refused = rt.guard.Refuse(peerOf(r).Client, refused)
-		countRefused(refused)
+		h.notLetIn(r, who, refused)
 		asRefusal(refused).write(w, r, newID())
 		return
 	}
 	h.proxy(w, r, rt, target, who)
+}
+
+// notLetIn counts a refusal, and tells those who debug why the client does not
+// count as local.
+func (h *Handler) notLetIn(r *http.Request, who access.Who, refused *access.Refusal) {
+	countRefused(refused)
+	if c := h.logger.Check(zapcore.DebugLevel, "not let in"); c != nil {
+		c.Write(zap.String("path", r.URL.Path), zap.Int("status", refused.Status), zap.String("type", refused.Type),
+			zap.Bool("bad_key", refused.BadKey), zap.String("not_local", who.Reason))
+	}
 }
 
 // enter takes a hold of the runtime, once its store is open.

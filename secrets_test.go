@@ -130,7 +130,7 @@ http://127.0.0.1:%s {
 		t.Error("a session id is kept as it is")
 	}
 
-	for _, there := range []string{`"level":"debug"`, `"logger":"http.log.access`, `"logger":"admin.api"`, "account chosen", "account tried", "REDACTED", "X-Api-Key"} {
+	for _, there := range []string{`"level":"debug"`, `"logger":"http.log.access`, `"logger":"admin.api"`, "not let in", "not let in", "account chosen", "account tried", "REDACTED", "X-Api-Key"} {
 		if !strings.Contains(logs, there) {
 			t.Errorf("the logs do not hold %q: the scenario shows nothing", there)
 		}

@@ -37,9 +37,9 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	peer := peerOf(r)
-	if _, refused := access.DecideDashboard(s.h.access, r, peer, rt.keys); refused != nil {
+	if who, refused := access.DecideDashboard(s.h.access, r, peer, rt.keys); refused != nil {
 		refused = rt.guard.Refuse(peer.Client, refused)
-		countRefused(refused)
+		s.h.notLetIn(r, who, refused)
 		asRefusal(refused).writePlain(w, r)
 		return
 	}
