@@ -21,7 +21,7 @@ import (
 // what is known of them. Keys and logins are in files of their own.
 
 // flushWait is how long a reader waits for rows that are on their way.
-const flushWait = 250 * time.Millisecond
+const flushWait = time.Second
 
 // settle lets what has just finished be seen: nobody should miss his own
 // request in the list he asks for next.

@@ -302,6 +302,7 @@ func TestUsageAndCostAreCountedByKey(t *testing.T) {
 	if k := r.keyNamed(name); k.SpentUSD != 2 || k.LastUsed == nil || *k.LastUsed < start {
 		t.Errorf("key: %+v", k)
 	}
+	r.rows(3)
 	rows, err := r.app.runtime.Requests(t.Context(), api.RequestQuery{Limit: 10, Client: name})
 	if err != nil || len(rows) != 2 || deref(rows[0].Client) != name || *rows[0].CostUSD != 1 {
 		t.Errorf("history: %v %+v", err, rows)
