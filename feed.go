@@ -1,7 +1,10 @@
 package claudebalancer
 
 import (
+	"context"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/store"
@@ -10,6 +13,9 @@ import (
 // feedBuffer is how many events a subscriber may lag behind before it loses
 // some.
 const feedBuffer = 256
+
+// loadEvery is how long the page may show an old number of running requests.
+const loadEvery = time.Second
 
 // feed tells subscribers what changed. It never waits for one.
 type feed struct {
@@ -66,6 +72,26 @@ func (f *feed) rowsWritten(rows []store.Row) {
 }
 
 func (f *feed) accountsChanged() { f.send(api.Event{Type: "accounts"}) }
+
+// watchLoad tells subscribers of requests that have begun or ended on an account
+// since it last looked; a finished request's row says so only at its end.
+func (rt *runtime) watchLoad(ctx context.Context) {
+	var last []int
+	rt.every(ctx, loadEvery, "watching the load", func(context.Context) error {
+		if rt.feed.idle() {
+			return nil
+		}
+		load := make([]int, 0, len(last))
+		for _, l := range rt.pool.Snapshot() {
+			load = append(load, l.InFlight)
+		}
+		if !slices.Equal(load, last) {
+			rt.feed.accountsChanged()
+		}
+		last = load
+		return nil
+	})
+}
 
 // Interface guard
 var _ api.Feed = (*feed)(nil)

@@ -286,7 +286,7 @@ func (rt *runtime) loadKeys(ctx context.Context) error {
 func (rt *runtime) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	rt.stop = cancel
-	for _, work := range []func(context.Context){rt.tokens.Run, rt.persistLimits, rt.watchChanges, rt.keepHistory, rt.persistSessions} {
+	for _, work := range []func(context.Context){rt.tokens.Run, rt.persistLimits, rt.watchChanges, rt.keepHistory, rt.persistSessions, rt.watchLoad} {
 		rt.running.Go(func() { work(ctx) })
 	}
 }
