@@ -73,6 +73,7 @@ func (e *refusal) send(w http.ResponseWriter, r *http.Request, id string, body m
 	h.Set("X-Content-Type-Options", "nosniff")
 	if id != "" {
 		h.Set("X-Request-Id", id)
+		h.Set("Request-Id", id) // where Anthropic's clients look for it
 	}
 	if e.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
