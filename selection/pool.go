@@ -210,14 +210,16 @@ type Refusal struct {
 	// Accounts is the number of accounts in the pool, Allowed of those whose
 	// plan (and client key) allows the model.
 	Accounts, Allowed int
-	// Open is the number of accounts that would serve but were tried already
-	// in this round.
+	// Open is the number of accounts that would serve, now or when they have
+	// capacity, but were tried already in this round.
 	Open int
 	// Busy is the number of accounts that would serve but have no capacity.
 	Busy int
-	// FreeAt is when the first benched account is free; zero = none will be
-	// by itself.
+	// FreeAt is when the first benched account is free that was not tried in
+	// this round; zero = none will be by itself.
 	FreeAt time.Time
+
+	soonest time.Time // the same, of all benched accounts
 }
 
 // Acquire picks an account for the request, or says why there is none. tried
@@ -278,21 +280,22 @@ func (p *Pool) candidates(r *Request, tried []string, now time.Time) ([]Candidat
 		if o != notItsModel && o != notForClient && o != notTheOwner {
 			refusal.Allowed++
 		}
-		switch o {
-		case free:
-		case limited:
-			if at := m.limitFor(r, now).Until; refusal.FreeAt.IsZero() || at.Before(refusal.FreeAt) {
-				refusal.FreeAt = at
+		again := slices.Contains(tried, m.ID)
+		switch {
+		case o == limited:
+			at := m.limitFor(r, now).Until
+			refusal.soonest = earlier(refusal.soonest, at)
+			if !again {
+				refusal.FreeAt = earlier(refusal.FreeAt, at)
 			}
 			continue
-		case busy, onProbation:
-			refusal.Busy++
+		case o != free && o != busy && o != onProbation:
 			continue
-		default:
-			continue
-		}
-		if slices.Contains(tried, m.ID) {
+		case again:
 			refusal.Open++
+			continue
+		case o != free:
+			refusal.Busy++
 			continue
 		}
 		rank := m.rank(now)
@@ -310,6 +313,14 @@ func (p *Pool) candidates(r *Request, tried []string, now time.Time) ([]Candidat
 	}
 	p.scratch = list
 	return list, refusal
+}
+
+// earlier returns the earlier of two times; zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // Ranks: an account of a later one is chosen only if there is none of an
@@ -340,7 +351,7 @@ func (m *member) rank(now time.Time) int {
 const probeEvery = 5 * time.Minute
 
 func (p *Pool) probeable(r *Request, tried []string, now time.Time, refusal Refusal) *member {
-	if refusal.Open > 0 || refusal.Busy > 0 || refusal.FreeAt.Sub(now) < probeEvery {
+	if refusal.Open > 0 || refusal.Busy > 0 || refusal.soonest.Sub(now) < probeEvery {
 		return nil
 	}
 	var oldest *member
