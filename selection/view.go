@@ -281,7 +281,9 @@ func (p *Pool) notice(m *member, now time.Time) {
 		m.noticedStatus = status
 		p.notices = append(p.notices, Notice{m.ID, m.Name, status, reason, m.StateReason, until})
 	}
-	if len(p.notices) > 0 || m.limitsDirty || m.windowsDirty {
+	// Windows are stored by the clock: waking for them while they may not be
+	// stored yet would be a loop.
+	if len(p.notices) > 0 || m.limitsDirty {
 		select {
 		case p.wake <- struct{}{}:
 		default:
