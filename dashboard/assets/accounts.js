@@ -50,7 +50,7 @@ function accountCard(a) {
         el("span", { class: "state" }, sentence(words(a.status))),
       ),
       reason(a),
-      a.windows.length ? el("ul", { class: "windows" }, a.windows.map(windowBar)) : el("p", { class: "faint" }, "No usage window reported yet."),
+      a.windows.length ? el("ul", { class: "windows" }, a.windows.map(windowBar)) : el("p", { class: "faint" }, a.kind === "api_key" ? "Paid by use: no usage window." : "No usage window reported yet."),
       scopedLimits(a),
       el("dl", { class: "facts" }, facts(a)),
       el("ul", { class: "models", "aria-label": "Supported models" }, patterns(a.supported_models)),

@@ -44,11 +44,13 @@ export const day = (ms) => dayFormat.format(ms);
 
 // span writes a length of time with its two largest units.
 export function span(ms) {
-  if (ms >= DAY) return `${Math.floor(ms / DAY)} d ${Math.floor((ms % DAY) / HOUR)} h`;
-  if (ms >= HOUR) return `${Math.floor(ms / HOUR)} h ${Math.floor((ms % HOUR) / MINUTE)} min`;
-  if (ms >= MINUTE) return `${Math.floor(ms / MINUTE)} min ${Math.floor((ms % MINUTE) / SECOND)} s`;
-  return `${Math.max(0, Math.ceil(ms / SECOND))} s`;
+  if (ms >= DAY) return `${units(ms / DAY, "d")} ${units((ms % DAY) / HOUR, "h")}`;
+  if (ms >= HOUR) return `${units(ms / HOUR, "h")} ${units((ms % HOUR) / MINUTE, "min")}`;
+  if (ms >= MINUTE) return `${units(ms / MINUTE, "min")} ${units((ms % MINUTE) / SECOND, "s")}`;
+  return units(Math.max(0, Math.ceil(ms / SECOND)), "s");
 }
+
+const units = (n, unit) => `${Math.floor(n)}${NBSP}${unit}`;
 
 export const until = (at, now = Date.now()) => (at > now ? `in ${span(at - now)}` : "any moment");
 
