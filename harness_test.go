@@ -40,9 +40,12 @@ type rig struct {
 // rigOptions are all optional.
 type rigOptions struct {
 	sim       simulator.Options
+	shared    *rig     // whose simulator is used, instead of one of its own
 	upstream  string   // instead of the simulator
 	tls       bool     // HTTPS to the simulator
 	global    []string // lines of the global block
+	oauth     []string // lines of its oauth block
+	options   []string // global options beside it
 	directive []string // lines of the directive
 	site      []string // lines of the site beside the directive
 	servers   string   // lines of the servers option
@@ -72,14 +75,17 @@ func TestMain(m *testing.M) {
 func newRig(t testing.TB, o rigOptions) *rig {
 	t.Helper()
 	r := &rig{t: t, sim: simulator.New(o.sim), dir: t.TempDir()}
-	if o.tls {
+	switch {
+	case o.shared != nil:
+		r.sim, r.up = o.shared.sim, o.shared.up
+	case o.tls:
 		r.up = r.sim.StartTLS()
 		ca := filepath.Join(r.dir, "ca.pem")
 		if err := os.WriteFile(ca, r.up.CAPEM, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		o.directive = append(o.directive, "transport http {", "tls_trust_pool file "+ca, "}")
-	} else {
+	default:
 		r.up = r.sim.Start()
 	}
 	t.Cleanup(r.up.Close)
@@ -101,11 +107,13 @@ func (r *rig) caddyfile(o rigOptions) string {
 		output discard
 	}
 	%s
+	%s
 	claude_balancer {
 		store sqlite %q
 		oauth {
 			token_url %s/v1/oauth/token
 			profile_url %s/api/oauth/profile
+			%s
 		}
 		%s
 	}
@@ -119,7 +127,7 @@ http://localhost, http://127.0.0.1, http://example.com, http://evil.example {
 		}
 		respond "next handler" 418
 	}
-}`, o.servers, o.path, r.up.URL, r.up.URL, strings.Join(o.global, "\n"), strings.Join(o.site, "\n"), upstream, strings.Join(o.directive, "\n"))
+}`, o.servers, strings.Join(o.options, "\n"), o.path, r.up.URL, r.up.URL, strings.Join(o.oauth, "\n"), strings.Join(o.global, "\n"), strings.Join(o.site, "\n"), upstream, strings.Join(o.directive, "\n"))
 }
 
 func (r *rig) start(caddyfile string) {
@@ -148,6 +156,9 @@ func (r *rig) start(caddyfile string) {
 		t.Fatal(err)
 	}
 	r.app = app.(*App)
+	if err := r.app.events.Start(); err != nil { // subscribes
+		t.Fatal(err)
+	}
 	if err := r.app.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -39,9 +39,9 @@ type process struct {
 	dir    string
 	port   string // of the HTTPS site
 	admin  string // address of the admin endpoint
+	env    []string
 	cmd    *exec.Cmd
 	exited chan error
-	log    *bytes.Buffer
 }
 
 func newProcess(t testing.TB, o simulator.Options) *process {
@@ -93,7 +93,7 @@ https://localhost:%[4]s {
 func (p *process) command(args ...string) *exec.Cmd {
 	p.t.Helper()
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asCaddy+"=1", "HOME="+p.dir, "XDG_DATA_HOME="+filepath.Join(p.dir, "data"), "XDG_CONFIG_HOME="+filepath.Join(p.dir, "config"))
+	cmd.Env = append(append(os.Environ(), p.env...), asCaddy+"=1", "HOME="+p.dir, "XDG_DATA_HOME="+filepath.Join(p.dir, "data"), "XDG_CONFIG_HOME="+filepath.Join(p.dir, "config"))
 	return cmd
 }
 
@@ -103,7 +103,7 @@ func (p *process) start(config string) {
 	p.waitFor("Caddy answers", func() bool {
 		select {
 		case err := <-p.exited:
-			p.t.Fatalf("Caddy ended: %v\n%s", err, p.log)
+			p.t.Fatalf("Caddy ended: %v\n%s", err, p.logged())
 		default:
 		}
 		res, err := p.client("1").Get(p.url("/health"))
@@ -131,9 +131,13 @@ func (p *process) begin(config string) {
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		p.t.Fatal(err)
 	}
-	p.log = new(bytes.Buffer)
+	log, err := os.OpenFile(p.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer log.Close()
 	p.cmd = p.command("run", "--config", file)
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
@@ -141,6 +145,17 @@ func (p *process) begin(config string) {
 	cmd, exited := p.cmd, p.exited
 	go func() { exited <- cmd.Wait() }()
 	p.t.Cleanup(func() { _ = cmd.Process.Kill() })
+}
+
+func (p *process) logFile() string { return filepath.Join(p.dir, "caddy.log") }
+
+// logged is what Caddy has written so far.
+func (p *process) logged() string {
+	text, err := os.ReadFile(p.logFile())
+	if err != nil {
+		p.t.Error(err)
+	}
+	return string(text)
 }
 
 func (p *process) end(signal syscall.Signal) {
@@ -151,7 +166,7 @@ func (p *process) end(signal syscall.Signal) {
 	select {
 	case <-p.exited:
 	case <-time.After(40 * time.Second):
-		p.t.Fatalf("Caddy does not end\n%s", p.log)
+		p.t.Fatalf("Caddy does not end\n%s", p.logged())
 	}
 }
 
