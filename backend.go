@@ -284,27 +284,28 @@ func (rt *runtime) UpdateAccount(ctx context.Context, name string, p api.Account
 	if err := rt.store.UpdateAccount(ctx, a); err != nil {
 		return api.Account{}, explainGone(name, explainName(a.Name, err))
 	}
-	rt.audit(ctx, "account.change", changed(name, a.Name, p))
+	rt.audit(ctx, "account.change", changed(name, &a, p))
 	return rt.reloaded(ctx, a.Name)
 }
 
 // changed names the settings that were changed, not their values.
-func changed(name, now string, p api.AccountPatch) string {
+func changed(name string, a *store.Account, p api.AccountPatch) string {
 	var what []string
 	for _, f := range []struct {
 		set  bool
 		name string
 	}{
 		{p.PlanType.Set, "plan_type"}, {p.Models.Set, "models"}, {p.Priority.Set, "priority"},
-		{p.Weight.Set, "weight"}, {p.MaxInFlight.Set, "max_in_flight"}, {p.Paused.Set, "paused"},
+		{p.Weight.Set, "weight"}, {p.MaxInFlight.Set, "max_in_flight"},
+		{p.Paused.Set && a.Paused, "paused"}, {p.Paused.Set && !a.Paused, "resumed"},
 	} {
 		if f.set {
 			what = append(what, f.name)
 		}
 	}
 	text := name + ": " + strings.Join(what, ", ")
-	if name != now {
-		text = name + ": renamed to " + now
+	if name != a.Name {
+		text = name + ": renamed to " + a.Name
 	}
 	return text
 }
@@ -336,7 +337,7 @@ func (rt *runtime) RefreshAccount(ctx context.Context, name string) (api.Account
 		return api.Account{}, err
 	}
 	if a.Credential.Kind != api.KindOAuth {
-		return api.Account{}, api.Conflict("account %q has no refresh token, so there is nothing to refresh: add it again with a new credential", name)
+		return api.Account{}, api.Conflict("account %q has no refresh token, so there is nothing to refresh: for a new credential remove it and add it again", name)
 	}
 	if _, err := rt.tokens.RefreshByHand(ctx, a.ID); err != nil {
 		return api.Account{}, &api.Error{Status: 502, Message: fmt.Sprintf("refreshing account %q: %v", name, err)}
