@@ -130,6 +130,10 @@ func (c *cli) removeCommand() *cobra.Command {
 	var yes *bool
 	cmd := c.forAccount("remove", "Removes an account; its history is kept", func(ctx context.Context, e *env, name string) error {
 		if !*yes && e.terminal(e.in) {
+			// Nobody should be asked about a name that is not there.
+			if _, err := e.client.call(ctx, http.MethodGet, pathOf("accounts", name), nil); err != nil {
+				return err
+			}
 			sure, err := e.confirm(ctx, fmt.Sprintf(`Remove account "%s"?`, safe(name)))
 			if err != nil {
 				return err

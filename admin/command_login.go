@@ -49,8 +49,12 @@ access token. Secrets are read from a prompt, a file or standard input.`,
 			}
 			return addSecret(ctx, e, name, plan, "api_key", *keyFile, "API key: ")
 		case *tokenFile != "":
+			e.notes.line(termsNotice)
 			return addSecret(ctx, e, name, plan, "access_token", *tokenFile, "Access token: ")
 		default:
+			if *replace && !flags.Changed("mode") {
+				plan = "" // as it is
+			}
 			request := api.LoginRequest{Name: name, PlanType: plan, Replace: *replace}
 			return login(ctx, e, request, `Account "%s" added successfully.`)
 		}
@@ -62,13 +66,6 @@ func (c *cli) loginCommand() *cobra.Command {
 	var mode *string
 	cmd := c.forAccount("login", "Logs an account in again", func(ctx context.Context, e *env, name string) error {
 		request := api.LoginRequest{Name: name, PlanType: *mode, Replace: true}
-		if request.PlanType == "" {
-			account, err := fetch[api.Account](ctx, e, http.MethodGet, pathOf("accounts", name), nil)
-			if err != nil {
-				return err
-			}
-			request.PlanType = account.PlanType
-		}
 		return login(ctx, e, request, `Account "%s" logged in successfully.`)
 	})
 	mode = cmd.Flags().String("mode", "", "Plan: console (Pro) or max; as it is if not given")
@@ -87,10 +84,16 @@ func login(ctx context.Context, e *env, request api.LoginRequest, success string
 	if err != nil {
 		return err
 	}
-	e.notes.line(termsNotice + "\n\n" + loginHint)
+	if !request.Replace {
+		e.notes.line(termsNotice + "\n")
+	}
+	e.notes.line(loginHint)
 	err = present(e, answer, func(l api.Login) { e.out.line("%s", l.AuthorizeURL) })
 	if err != nil {
 		return err
+	}
+	if e.terminal(e.in) {
+		e.notes.line("\nPaste the code here. It is not shown.")
 	}
 	code, err := e.askSecret(ctx, "Authorization code: ")
 	if err != nil {

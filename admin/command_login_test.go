@@ -41,7 +41,9 @@ func TestAddPrintsTheURLAloneOnOneLineAndPostsTheCode(t *testing.T) {
 
 func TestLoginKeepsThePlanAnAccountHas(t *testing.T) {
 	t.Parallel()
-	for args, plan := range map[string]string{"login work": "max", "login work --mode console": "console", "add work --replace --mode max": "max"} {
+	for args, plan := range map[string]string{
+		"login work": "", "login work --mode console": "console", "add work --replace": "", "add work --replace --mode max": "max",
+	} {
 		b := samplePool()
 		var started api.LoginRequest
 		server := serve(t, loginSpy{b, &started})

@@ -287,14 +287,23 @@ func TestRemoveAsksOnATerminalOnly(t *testing.T) {
 	} {
 		b := samplePool()
 		p := person{server: serve(t, b), stdin: strings.NewReader(tt.stdin), atTerminal: tt.terminal}
-		_, stderr, err := p.runs(t, append([]string{"remove", "work"}, tt.args...)...)
-		if (err == nil) != tt.removed || (b.asked() == "work") != tt.removed {
-			t.Errorf("%+v: %v, asked for %v", tt, err, b.asked())
+		stdout, stderr, err := p.runs(t, append([]string{"remove", "work"}, tt.args...)...)
+		if removed := strings.Contains(stdout, "removed successfully"); (err == nil) != tt.removed || removed != tt.removed {
+			t.Errorf("%+v: %v, said %q", tt, err, stdout)
 		}
 		asks := strings.HasPrefix(stderr, `Remove account "work"? [y/N] `)
 		if asks != (tt.terminal && tt.args == nil) {
 			t.Errorf("%+v: printed %q", tt, stderr)
 		}
+	}
+}
+
+func TestRemoveAsksNothingAboutANameThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	p := person{server: serve(t, samplePool()), stdin: strings.NewReader("y\n"), atTerminal: true}
+	_, stderr, err := p.runs(t, "remove", "nobody")
+	if err == nil || strings.Contains(stderr, "?") {
+		t.Errorf("printed %q, %v", stderr, err)
 	}
 }
 

@@ -135,7 +135,11 @@ func (f *fakeBackend) StartLogin(_ context.Context, r api.LoginRequest) (api.Log
 	if err := f.note(r); err != nil {
 		return api.Login{}, err
 	}
-	if _, err := f.find(r.Name); (err == nil) != r.Replace {
+	_, err := f.find(r.Name)
+	switch {
+	case r.Replace && err != nil:
+		return api.Login{}, err
+	case !r.Replace && err == nil:
 		return api.Login{}, api.Conflict("account %q already exists", r.Name)
 	}
 	return api.Login{ID: "login/" + r.Name + "/" + r.PlanType, AuthorizeURL: testURL, ExpiresAt: at(10 * time.Minute)}, nil
