@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.uber.org/zap"
 
@@ -31,13 +33,16 @@ func (rt *runtime) StartLogin(ctx context.Context, r api.LoginRequest) (api.Logi
 	a := store.Account{Plan: r.PlanType}
 	switch {
 	case found && !r.Replace:
-		return api.Login{}, api.Conflict("an account named %q already exists; `replace` logs it in again", name)
+		return api.Login{}, api.Conflict("an account named %q already exists; to log it in again, set replace or use `caddy claude-balancer login`", name)
 	case !found && r.Replace:
 		return api.Login{}, noSuchAccount(name)
 	case found && r.PlanType == "":
 		a.Plan = existing.Plan
 	case r.PlanType == "":
 		a.Plan = api.PlanConsole
+	}
+	if a.Plan == api.PlanAPI {
+		return api.Login{}, api.BadRequest("accounts of the plan %s have an API key and no login; a new key is a new account: remove this one and add it with its key", a.Plan)
 	}
 	if err := rt.apply(&a, api.AccountPatch{PlanType: setField(a.Plan)}); err != nil {
 		return api.Login{}, err
@@ -66,11 +71,30 @@ func (rt *runtime) FinishLogin(ctx context.Context, id string, code api.LoginCod
 		return api.Account{}, err
 	}
 	a, err := rt.reloaded(ctx, name)
-	if err == nil && profileErr == nil && profile.Plan != "" && profile.Plan != done.Plan {
-		a.Warning = "the provider says this account's plan is " + profile.Plan + ", but it was added as " + done.Plan +
-			"; `caddy claude-balancer set` changes that"
+	if err == nil && profileErr == nil {
+		a.Warning = contradiction(a, profile.Plan)
 	}
 	return a, err
+}
+
+// contradiction warns of a plan that is not the one that the provider told. Of
+// plans that only the configuration knows the provider can tell nothing.
+func contradiction(a api.Account, told string) string {
+	ours := a.PlanType == api.PlanConsole || a.PlanType == api.PlanMax
+	if !ours || told == "" || told == a.PlanType {
+		return ""
+	}
+	return fmt.Sprintf("the provider says that this account's plan is %s, but it is added as %s; to change that: caddy claude-balancer set %s --plan %s",
+		told, a.PlanType, shellWord(a.Name), told)
+}
+
+// shellWord is a name as one argument of a command.
+func shellWord(name string) string {
+	plain := func(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("-_.@", r) }
+	if strings.IndexFunc(name, func(r rune) bool { return !plain(r) }) < 0 {
+		return name
+	}
+	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
 }
 
 func (rt *runtime) profile(ctx context.Context, c store.Credential) (oauth.Profile, error) {

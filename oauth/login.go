@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -108,7 +109,7 @@ func (l *Logins) Finish(ctx context.Context, id string, pasted secret.String) (D
 	// From here on the code is spent: a caller that leaves must not cost the login.
 	done.Grant, err = c.Exchange(context.WithoutCancel(ctx), code, p.state, p.verifier)
 	if refused, ok := errors.AsType[*Error](err); ok && !refused.Transient() {
-		return Done{}, api.BadRequest("the provider refused the login: %s; start a new one", refused.reason())
+		return Done{}, api.BadRequest("the provider refused the login: %s; start a new one", strings.TrimSuffix(refused.reason(), "."))
 	}
 	if err != nil {
 		return Done{}, fmt.Errorf("log in %s: %w; start a new login", done.Name, err)

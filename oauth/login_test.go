@@ -143,7 +143,7 @@ func TestARefusedCodeEndsTheLoginAndSaysWhy(t *testing.T) {
 	c := newCounter("current")
 	started := c.Start("work", "max", "")
 	_, err := c.Finish(t.Context(), started.ID, secret.New("OTHER"))
-	assertStatus(t, err, http.StatusBadRequest, "the provider refused the login: invalid_grant: Invalid 'code' in request.; start a new one")
+	assertStatus(t, err, http.StatusBadRequest, "the provider refused the login: invalid_grant: Invalid 'code' in request; start a new one")
 	_, err = c.Finish(t.Context(), started.ID, secret.New("CODE"))
 	assertStatus(t, err, http.StatusNotFound, "unknown, used or expired")
 }
