@@ -122,8 +122,8 @@ func (rt *runtime) start(a *App) error {
 		if err := rt.open(ctx, a, sealer); err != nil {
 			return err
 		}
-	} else if !rt.sealer.SealsAs(sealer) {
-		return fmt.Errorf("the store %s is open with another encryption key: restart Caddy to change it", rt.path)
+	} else if err := rt.sealer.CheckSuccessor(sealer); err != nil {
+		return fmt.Errorf("the store %s is open: %w", rt.path, err)
 	}
 	rt.started = append(rt.started, a)
 	rt.configure(a)

@@ -59,12 +59,19 @@ func NewSealer(newKey []byte, oldKeys ...[]byte) (*Sealer, error) {
 	return k, nil
 }
 
-// SealsAs reports whether both seal with the same key; nil seals with none.
-func (k *Sealer) SealsAs(other *Sealer) bool {
-	if k == nil || other == nil {
-		return k == other
+// CheckSuccessor says why the store that k seals, once it is open, cannot go on
+// with next: ErrKeyMissing, ErrKeyWrong, or that the change takes a new start,
+// which seals what is stored anew. The nil Sealer is one without keys.
+func (k *Sealer) CheckSuccessor(next *Sealer) error {
+	switch {
+	case k == nil && next == nil, k != nil && next != nil && next.current == k.current:
+		return nil
+	case k != nil && next == nil:
+		return ErrKeyMissing
+	case k != nil && next.keys[k.current] == nil:
+		return ErrKeyWrong
 	}
-	return k.current == other.current
+	return errors.New("restart Caddy to change the encryption key")
 }
 
 // ParseKey reads a key: 32 bytes in hex or in base64, standard or URL alphabet,
