@@ -23,11 +23,37 @@ const (
 	eventExhausted  = "pool_exhausted"
 )
 
-// emit tells Caddy's event subscribers. Their handlers may be slow, so it is
-// never called on a request's way.
+// emission is an event that waits for its subscribers.
+type emission struct {
+	event string
+	data  map[string]any
+}
+
+// maxEmissions bounds the events that wait. More of them come only while a
+// subscriber hangs, and then they are dropped.
+const maxEmissions = 256
+
+// emit lets Caddy's event subscribers hear of an event. They may be slow, so
+// nobody waits for them.
 func (rt *runtime) emit(event string, data map[string]any) {
-	a := rt.app.Load()
-	a.events.Emit(a.ctx, event, data)
+	select {
+	case rt.emissions <- emission{event, data}:
+	default:
+		rt.logger().Warn("an event is dropped, since its subscribers do not keep up", zap.String("event", event))
+	}
+}
+
+// callSubscribers calls them, one event after the other.
+func (rt *runtime) callSubscribers(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-rt.emissions:
+			a := rt.app.Load()
+			a.events.Emit(a.ctx, e.event, e.data)
+		}
+	}
 }
 
 // tellNotices logs what became of accounts, tells the subscribers, and stores
@@ -54,11 +80,11 @@ func (rt *runtime) tellNotice(ctx context.Context, n selection.Notice) {
 		data["until"] = n.Until.UTC().Format(time.RFC3339)
 		rt.emit(eventLimited, data)
 	case api.StatusNeedsLogin:
-		log.Error("account needs a new login: run `caddy claude-balancer login`")
+		log.Error("account needs a new login: run caddy claude-balancer login " + shellWord(n.Account))
 		rt.storeState(ctx, n)
 		rt.emit(eventNeedsLogin, data)
 	case api.StatusDisabled:
-		log.Error("account is disabled by the provider: `caddy claude-balancer clear-limits` tries it again")
+		log.Error("account is disabled by the provider; to try it again: caddy claude-balancer clear-limits " + shellWord(n.Account))
 		rt.storeState(ctx, n)
 	default:
 		log.Info("account is " + string(n.Status))
@@ -95,10 +121,7 @@ func (rt *runtime) poolExhausted(p *pass) {
 	}
 	model, tries := p.want.Model, len(p.attempts)
 	p.log.Warn("no account could serve a request", zap.String("id", p.id), zap.String("model", model), zap.Int("tries", tries))
-	// Waited for at the end, so that no subscriber is called after it.
-	rt.running.Go(func() {
-		rt.emit(eventExhausted, map[string]any{"model": model, "family": string(anthropic.FamilyOf(model))})
-	})
+	rt.emit(eventExhausted, map[string]any{"model": model, "family": string(anthropic.FamilyOf(model))})
 }
 
 // limiter lets one message through in a while.

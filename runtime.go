@@ -52,6 +52,7 @@ type runtime struct {
 	unknown   unknownIDs
 	warnings  limiter // of failovers in the log
 	exhausted limiter // of requests that found no account
+	emissions chan emission
 
 	loading sync.Mutex // makes reading accounts and keys and taking them over one step
 	stop    context.CancelFunc
@@ -68,7 +69,7 @@ const (
 )
 
 func newRuntime(path string) *runtime {
-	rt := &runtime{path: path, ready: make(chan struct{})}
+	rt := &runtime{path: path, ready: make(chan struct{}), emissions: make(chan emission, maxEmissions)}
 	rt.refs.Store(1) // the UsagePool's
 	return rt
 }
@@ -286,7 +287,7 @@ func (rt *runtime) loadKeys(ctx context.Context) error {
 func (rt *runtime) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	rt.stop = cancel
-	for _, work := range []func(context.Context){rt.tokens.Run, rt.persistLimits, rt.watchChanges, rt.keepHistory, rt.persistSessions, rt.watchLoad} {
+	for _, work := range []func(context.Context){rt.tokens.Run, rt.persistLimits, rt.watchChanges, rt.keepHistory, rt.persistSessions, rt.watchLoad, rt.callSubscribers} {
 		rt.running.Go(func() { work(ctx) })
 	}
 }
