@@ -14,7 +14,7 @@ const PHONE = { viewport: { width: 360, height: 780 }, deviceScaleFactor: 2, has
 let stage, browser, page;
 
 before(async () => {
-  [stage, browser] = await Promise.all([Stage.start({ directive: ["policy priority", "retry_delay 10ms", "session_affinity off"] }), launch()]);
+  [stage, browser] = await Promise.all([Stage.start("policy priority", "retry_delay 10ms", "session_affinity off"), launch()]);
 });
 after(async () => {
   await browser?.close();

@@ -41,7 +41,7 @@ async function perform(stage) {
 // take resolves to the sizes of the pictures in bytes.
 export async function take(folder) {
   await mkdir(folder, { recursive: true });
-  const stage = await Stage.start({ directive: ["policy priority"] });
+  const stage = await Stage.start("policy priority");
   const browser = await launch();
   const sizes = {};
   try {

@@ -10,7 +10,7 @@ import { Stage, call } from "../stage/stage.js";
 
 let stage;
 before(async () => {
-  stage = await Stage.start({ directive: ["access keys", "policy priority"] });
+  stage = await Stage.start("access keys", "policy priority");
 });
 after(() => stage?.stop());
 

@@ -59,14 +59,14 @@ export async function call(url, method = "GET", body) {
 export class Stage {
   static #made = 0;
 
-  // start resolves to a stage without accounts. directive and global are lines
-  // for the Caddyfile, pace the time between two events of a stream.
-  static async start({ directive = [], global = [], pace = "5ms" } = {}) {
+  // start resolves to a stage without accounts. Its site has the lines given for
+  // the directive.
+  static async start(...directive) {
     const stage = new Stage();
     stage.dir = await mkdtemp(join(tmpdir(), "claude-balancer-e2e-"));
     try {
-      await stage.#startSimulator(pace);
-      await stage.#configure(directive, global);
+      await stage.#startSimulator();
+      await stage.#configure(directive);
       await stage.startCaddy();
     } catch (problem) {
       await stage.stop();
@@ -82,8 +82,8 @@ export class Stage {
     return Object.assign(new Stage(), { secureUrl, url, admin, simulator, caFile });
   }
 
-  async #startSimulator(pace) {
-    this.simulatorProcess = spawn(bin("simulator"), ["-addr", "127.0.0.1:0", "-accounts", "nobody:api", "-pace", pace], { stdio: ["ignore", "pipe", "inherit"] });
+  async #startSimulator() {
+    this.simulatorProcess = spawn(bin("simulator"), ["-addr", "127.0.0.1:0", "-accounts", "nobody:api", "-pace", "5ms"], { stdio: ["ignore", "pipe", "inherit"] });
     children.add(this.simulatorProcess);
     for await (const line of createInterface({ input: this.simulatorProcess.stdout })) {
       this.simulator = line.match(/listens on (http:\S+),/)?.[1];
@@ -93,7 +93,7 @@ export class Stage {
     this.simulatorProcess.stdout.resume();
   }
 
-  async #configure(directive, global) {
+  async #configure(directive) {
     const [admin, plain, tls] = [await freePort(), await freePort(), await freePort()];
     this.admin = `http://127.0.0.1:${admin}/claude_balancer`;
     this.url = `http://localhost:${plain}`;
@@ -104,6 +104,7 @@ export class Stage {
       join(this.dir, "Caddyfile"),
       `{
 	admin 127.0.0.1:${admin}
+	default_bind 127.0.0.1
 	persist_config off
 	auto_https disable_redirects
 	skip_install_trust
@@ -117,12 +118,12 @@ export class Stage {
 			token_url ${this.simulator}/v1/oauth/token
 			profile_url ${this.simulator}/api/oauth/profile
 		}
-${lines(global)}	}
+	}
 }
 ${this.url}, ${this.secureUrl} {
 	claude_balancer {
 		upstream ${this.simulator}
-${lines(directive)}	}
+${directive.map((line) => `\t\t${line}\n`).join("")}	}
 }
 `,
     );
@@ -158,8 +159,8 @@ ${lines(directive)}	}
 
   // add puts an account into the simulator and, under its name or another, into
   // the pool.
-  async add(name, plan, { called = name, windows, ...more } = {}) {
-    const c = await this.control("POST", "accounts", { name, plan, windows });
+  async add(name, plan, { called = name, ...more } = {}) {
+    const c = await this.control("POST", "accounts", { name, plan });
     const credential =
       plan === "api" ? { api_key: c.api_key } : { access_token: c.access_token, refresh_token: c.refresh_token, expires_at: c.expires_at };
     return call(`${this.admin}/accounts`, "POST", { name: called, plan_type: plan, ...credential, ...more });
@@ -184,17 +185,15 @@ ${lines(directive)}	}
     return this.control("POST", "script", { account, ...step });
   }
 
-  message({ model = "claude-sonnet-5-5", stream = false, text = "Hello", max_tokens = 64, headers = {}, path = "/v1/messages", signal } = {}) {
+  message({ model = "claude-sonnet-5-5", stream = false, text = "Hello", headers = {}, path = "/v1/messages", signal } = {}) {
     return fetch(this.url + path, {
       method: "POST",
       headers: { ...JSON_TYPE, "anthropic-version": "2023-06-01", ...headers },
-      body: JSON.stringify({ model, max_tokens, stream, messages: [{ role: "user", content: text }] }),
+      body: JSON.stringify({ model, max_tokens: 64, stream, messages: [{ role: "user", content: text }] }),
       signal,
     });
   }
 }
-
-const lines = (list) => list.map((line) => `\t\t${line}\n`).join("");
 
 async function end(child) {
   if (!child || child.exitCode != null || child.signalCode != null) return;

@@ -6,16 +6,14 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { Stage } from "./stage.js";
 
-const stage = await Stage.start({
-  directive: [
-    "policy priority",
-    "retry_delay 10ms",
-    "retry_backoff 1",
-    "first_event_timeout 1500ms",
-    "answer_timeout 1500ms",
-    "max_body 1MiB",
-  ],
-});
+const stage = await Stage.start(
+  "policy priority",
+  "retry_delay 10ms",
+  "retry_backoff 1",
+  "first_event_timeout 1500ms",
+  "answer_timeout 1500ms",
+  "max_body 1MiB",
+);
 let code = 1;
 try {
   const [command, ...args] = process.argv.slice(2);
