@@ -47,7 +47,7 @@ export async function take(folder) {
   try {
     const leave = await perform(stage);
     for (const [name, options] of Object.entries(pictures)) {
-      const page = await open(browser, `${stage.url}/`, { ...options, timezoneId, locale: "en-SE" });
+      const page = await open(browser, `${stage.url}/`, { ...options, timezoneId, locale: "en-US" });
       await live(page);
       await page.waitForSelector(".uplot");
       await page.waitForFunction(() => !document.querySelector("[aria-busy]"));
