@@ -85,11 +85,8 @@ func TestTheCommandManagesTheAccountsOfARunningCaddy(t *testing.T) {
 func TestWhatTheCommandCannotDoIsOnePlainSentence(t *testing.T) {
 	t.Parallel()
 	p := newProcess(t, simulator.Options{})
-	for args, says := range map[string]string{
-		"list":     `no Caddy server answers at ` + p.admin + `: start one with "caddy run", or name its admin endpoint with --address`,
-		"add work": `no Caddy server answers at ` + p.admin + `: start one with "caddy run", or name its admin endpoint with --address`,
-	} {
-		p.refuses(args, says)
+	for _, args := range []string{"list", "add work"} {
+		p.refuses(args, `no Caddy server answers at `+p.admin+`: start one with "caddy run", or name its admin endpoint with --address`)
 	}
 	p.start(p.config("", ""))
 	p.add("work", simulator.PlanMax)
@@ -113,6 +110,18 @@ func TestWhatTheCommandCannotDoIsOnePlainSentence(t *testing.T) {
 	said := p.login(func(string) string { return "not-a-code" }, "add", "new")
 	if want := "Error: the provider refused the login: invalid_grant: Invalid 'code' in request; start a new one\n"; said.ok || !strings.HasSuffix(said.err, want) {
 		t.Errorf("a wrong code: %s", said.err)
+	}
+}
+
+func TestTheCommandFailsWithOneLineAndStatus1(t *testing.T) {
+	t.Parallel()
+	p := newProcess(t, simulator.Options{})
+	var out, errs strings.Builder
+	cmd := p.balancer("list")
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	_ = cmd.Run() // its exit status is looked at
+	if text := errs.String(); cmd.ProcessState.ExitCode() != 1 || out.Len() > 0 || strings.Count(text, "\n") != 1 || !strings.HasPrefix(text, "Error: no Caddy server answers") {
+		t.Errorf("exit status %d, printed %s%s", cmd.ProcessState.ExitCode(), out.String(), text)
 	}
 }
 

@@ -11,7 +11,14 @@ import (
 // crash is a process that refreshes a login and is to die of it.
 type crash struct {
 	*process
-	db database
+	db   database
+	died chan struct{}
+}
+
+// die kills the process from within the provider.
+func (c *crash) die() {
+	c.kill()
+	close(c.died)
 }
 
 // onRefresh says what the provider does with the next refresh.
@@ -44,12 +51,14 @@ func TestAProcessKilledInARefreshLosesNoLoginThatCouldBeKept(t *testing.T) {
 			c.db.exec("ROLLBACK")
 		}, false},
 		{"after the lease, before the provider acts", func(c *crash) {
-			c.onRefresh(func(*simulator.Exchange) { c.kill() })
+			c.onRefresh(func(*simulator.Exchange) { c.die() })
 			c.asks()
+			<-c.died
 		}, false},
 		{"after the provider has acted, before its answer", func(c *crash) {
-			c.onRefresh(simulator.BeforeAnswer(c.kill))
+			c.onRefresh(simulator.BeforeAnswer(c.die))
 			c.asks()
+			<-c.died
 		}, true},
 		{"after the answer, before the commit", func(c *crash) {
 			c.onRefresh(simulator.BeforeAnswer(func() { c.db.exec("BEGIN IMMEDIATE") }))
@@ -72,7 +81,7 @@ func TestAProcessKilledInARefreshLosesNoLoginThatCouldBeKept(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			c := &crash{process: newProcess(t, simulator.Options{})}
+			c := &crash{process: newProcess(t, simulator.Options{}), died: make(chan struct{})}
 			login := c.sim.AddAccount(simulator.Account{Name: "work", Plan: simulator.PlanMax})
 			config := c.config("", "retry_delay 1ms")
 			c.start(config)

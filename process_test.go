@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
 	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/simulator"
 )
@@ -151,17 +154,22 @@ type told struct {
 	ok       bool
 }
 
-// balancer is `caddy claude-balancer` with arguments.
+// balancer is `caddy claude-balancer` with arguments, as a process.
 func (p *process) balancer(args ...string) *exec.Cmd {
 	return p.command(append([]string{"claude-balancer", "--address", p.admin}, args...)...)
 }
 
-func (p *process) tells(args ...string) told { return runs(p.balancer(args...)) }
-
-func runs(cmd *exec.Cmd) told {
+// tells runs the command inside this process, which is much faster.
+func (p *process) tells(args ...string) told {
+	caddy, cmd := &cobra.Command{Use: "caddy", SilenceUsage: true}, &cobra.Command{Use: "claude-balancer"}
+	caddycmd.Commands()["claude-balancer"].CobraFunc(cmd)
+	caddy.AddCommand(cmd)
 	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
+	caddy.SetOut(&out)
+	caddy.SetErr(&errs)
+	caddy.SetIn(strings.NewReader(""))
+	caddy.SetArgs(append([]string{"claude-balancer", "--address", p.admin}, args...))
+	err := caddy.Execute()
 	return told{out.String(), errs.String(), err == nil}
 }
 
