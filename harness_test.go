@@ -35,6 +35,8 @@ type rig struct {
 	app *App
 	srv *httptest.Server
 	dir string
+
+	readTimeout time.Duration
 }
 
 // rigOptions are all optional.
@@ -49,7 +51,9 @@ type rigOptions struct {
 	directive []string // lines of the directive
 	site      []string // lines of the site beside the directive
 	servers   string   // lines of the servers option
-	path      string   // of the database
+
+	readTimeout time.Duration // of the server
+	path        string        // of the database
 }
 
 // Provisioning replaces Caddy's process-wide loggers and storage.
@@ -74,7 +78,7 @@ func TestMain(m *testing.M) {
 
 func newRig(t testing.TB, o rigOptions) *rig {
 	t.Helper()
-	r := &rig{t: t, sim: simulator.New(o.sim), dir: t.TempDir()}
+	r := &rig{t: t, sim: simulator.New(o.sim), dir: t.TempDir(), readTimeout: o.readTimeout}
 	switch {
 	case o.shared != nil:
 		r.sim, r.up = o.shared.sim, o.shared.up
@@ -163,7 +167,9 @@ func (r *rig) start(caddyfile string) {
 		t.Fatal(err)
 	}
 	for _, server := range web.(*caddyhttp.App).Servers {
-		r.srv = httptest.NewServer(server)
+		r.srv = httptest.NewUnstartedServer(server)
+		r.srv.Config.ReadTimeout = r.readTimeout
+		r.srv.Start()
 	}
 	t.Cleanup(func() {
 		r.srv.Close()
