@@ -35,8 +35,6 @@ type rig struct {
 	app *App
 	srv *httptest.Server
 	dir string
-
-	readTimeout time.Duration
 }
 
 // rigOptions are all optional.
@@ -51,8 +49,6 @@ type rigOptions struct {
 	directive []string // lines of the directive
 	site      []string // lines of the site beside the directive
 	servers   string   // lines of the servers option
-
-	readTimeout time.Duration // of the server
 	path        string        // of the database
 }
 
@@ -78,7 +74,7 @@ func TestMain(m *testing.M) {
 
 func newRig(t testing.TB, o rigOptions) *rig {
 	t.Helper()
-	r := &rig{t: t, sim: simulator.New(o.sim), dir: t.TempDir(), readTimeout: o.readTimeout}
+	r := &rig{t: t, sim: simulator.New(o.sim), dir: t.TempDir()}
 	switch {
 	case o.shared != nil:
 		r.sim, r.up = o.shared.sim, o.shared.up
@@ -167,9 +163,7 @@ func (r *rig) start(caddyfile string) {
 		t.Fatal(err)
 	}
 	for _, server := range web.(*caddyhttp.App).Servers {
-		r.srv = httptest.NewUnstartedServer(server)
-		r.srv.Config.ReadTimeout = r.readTimeout
-		r.srv.Start()
+		r.srv = httptest.NewServer(server)
 	}
 	t.Cleanup(func() {
 		r.srv.Close()

@@ -339,8 +339,7 @@ func TestTooManyBufferedBodiesAreA503(t *testing.T) {
 
 func TestAStalledUploadIsA408(t *testing.T) {
 	t.Parallel()
-	// What Caddy's read_body sets on its listener.
-	r := newRig(t, rigOptions{readTimeout: 300 * time.Millisecond})
+	r := newRig(t, rigOptions{servers: "servers {\n timeouts {\n read_body 300ms\n}\n}"})
 	r.add("work", "max")
 	conn, err := net.Dial("tcp", r.srv.Listener.Addr().String())
 	if err != nil {
