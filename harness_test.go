@@ -49,7 +49,7 @@ type rigOptions struct {
 	directive []string // lines of the directive
 	site      []string // lines of the site beside the directive
 	servers   string   // lines of the servers option
-	path        string        // of the database
+	path      string   // of the database
 }
 
 // Provisioning replaces Caddy's process-wide loggers and storage.
