@@ -79,8 +79,7 @@ func (p *pass) nextAccount() (*selection.Ticket, error) {
 	if refusal.Open > 0 {
 		return nil, nil
 	}
-	worthIt := refusal.Busy > 0 || !refusal.FreeAt.IsZero() && refusal.FreeAt.Before(p.deadline)
-	if !worthIt {
+	if !refusal.WorthWaiting(p.deadline) {
 		return nil, nil
 	}
 	ticket = p.rt.pool.Wait(p.ctx, &p.want, p.h.policy, p.tried, p.deadline)
@@ -261,7 +260,7 @@ func (p *pass) report(a *answer) {
 	if errors.Is(p.ctx.Err(), context.Canceled) && a.res == nil {
 		return // it shows only that the client left
 	}
-	a.ticket.Report(selection.Report{RequestID: p.id, Verdict: a.verdict, SpendExtraUsage: p.h.SpendExtraUsage})
+	a.ticket.Report(selection.Report{RequestID: p.id, Sent: a.sent, Verdict: a.verdict, SpendExtraUsage: p.h.SpendExtraUsage})
 	p.debugTried(a)
 }
 

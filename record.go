@@ -53,7 +53,7 @@ func (p *pass) judgeEnd() {
 	default:
 		return
 	}
-	a.ticket.Report(selection.Report{RequestID: p.id, Verdict: v, SpendExtraUsage: p.h.SpendExtraUsage})
+	a.ticket.Report(selection.Report{RequestID: p.id, Sent: a.sent, Verdict: v, SpendExtraUsage: p.h.SpendExtraUsage})
 	if n := len(p.attempts); n > 0 {
 		p.attempts[n-1].Cause = string(v.Cause)
 	}

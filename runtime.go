@@ -342,11 +342,16 @@ func (rt *runtime) persistLimits(ctx context.Context) {
 func (rt *runtime) saveLimits(ctx context.Context) error {
 	var failed error
 	for _, d := range rt.pool.TakeDirty() {
+		var err error
 		if d.HasLimits {
-			failed = errors.Join(failed, rt.store.SaveLimits(ctx, d.AccountID, limitsToStore(d.AccountID, d.Limits)))
+			err = rt.store.SaveLimits(ctx, d.AccountID, limitsToStore(d.AccountID, d.Limits))
 		}
 		if d.Windows != nil {
-			failed = errors.Join(failed, rt.store.SaveWindows(ctx, windowsToStore(d.AccountID, d.Windows)))
+			err = errors.Join(err, rt.store.SaveWindows(ctx, windowsToStore(d.AccountID, d.Windows)))
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) { // else the account is gone
+			rt.pool.NotSaved(d)
+			failed = errors.Join(failed, err)
 		}
 	}
 	return failed

@@ -32,6 +32,7 @@ type answer struct {
 	res     *http.Response // nil if none came
 	peeked  []byte         // what was read of its body
 	verdict anthropic.Verdict
+	sent    time.Time
 	written bool // upstream may have got the request
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
@@ -45,7 +46,7 @@ var errNoAnswer = errors.New("no answer in time")
 func (p *pass) try(ticket *selection.Ticket, token oauth.Token) *answer {
 	begin := time.Now()
 	ctx, cancel := context.WithCancelCause(p.ctx)
-	a := &answer{ticket: ticket, ctx: ctx, cancel: cancel}
+	a := &answer{ticket: ticket, sent: begin, ctx: ctx, cancel: cancel}
 
 	timeout := time.Duration(p.h.AnswerTimeout)
 	if p.known.Stream {

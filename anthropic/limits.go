@@ -76,6 +76,13 @@ func (l *RateLimits) Paid() bool {
 		(l.Overage.Status == statusAllowed || l.Overage.Status == statusWarning)
 }
 
+// Rejected reports whether a limit turned the request down, or would have if
+// money had not stepped in.
+func (l *RateLimits) Rejected() bool { return l.Status == statusRejected }
+
+// Rejected reports whether the window is spent.
+func (w *Window) Rejected() bool { return w.Status == statusRejected }
+
 // ParseLimits reads the rate-limit headers of an answer. Numbers are strict
 // decimals; a reset may be Unix seconds, Unix milliseconds or RFC 3339. What
 // cannot be read counts as not told.

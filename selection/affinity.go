@@ -27,7 +27,8 @@ type sessions struct {
 
 type session struct {
 	key      string
-	account  string // id
+	account  string    // id
+	since    time.Time // there
 	lastUsed time.Time
 	savedAt  time.Time
 }
@@ -59,19 +60,24 @@ func (s *sessions) get(key string, now time.Time, keep time.Duration) string {
 	return ""
 }
 
-// set remembers that the account served the session. why names the reason if
-// this moves it.
-func (s *sessions) set(key, account string, now time.Time, keep time.Duration, why string) {
+// set remembers that the ticket's account served its session with an answer to
+// a try that was sent then.
+func (s *sessions) set(t *Ticket, sent, now time.Time) {
+	key, account := t.request.Session, t.member.ID
 	if e := s.byKey[key]; e != nil {
 		v := e.Value.(*session)
+		held := now.Sub(v.lastUsed) < t.request.Keep
 		switch {
-		case v.account == account:
+		case v.account == account && held:
 			s.stats.Kept++
-		case now.Sub(v.lastUsed) < keep:
-			s.stats.Moved[why]++
-			fallthrough
+		case v.account == account:
+		case held && sent.Before(v.since):
+			return // it moved since: a straggler does not take it back
 		default:
-			v.account, v.savedAt = account, time.Time{}
+			if held {
+				s.stats.Moved[t.whyMoved()]++
+			}
+			v.account, v.since, v.savedAt = account, now, time.Time{}
 		}
 		v.lastUsed = now
 		s.order.MoveToFront(e)
@@ -81,9 +87,17 @@ func (s *sessions) set(key, account string, now time.Time, keep time.Duration, w
 	for len(s.byKey) >= MaxSessions {
 		s.drop(s.order.Back())
 	}
-	v := &session{key: key, account: account, lastUsed: now}
+	v := &session{key: key, account: account, since: now, lastUsed: now}
 	s.byKey[key] = s.order.PushFront(v)
 	s.markChanged(v, now)
+}
+
+// whyMoved says in one word why the session's former account did not serve.
+func (t *Ticket) whyMoved() string {
+	if t.moved == "" { // another request of the session went there first
+		return "parallel"
+	}
+	return t.moved
 }
 
 func (s *sessions) markChanged(v *session, now time.Time) {

@@ -1,8 +1,6 @@
 package selection
 
 import (
-	"math"
-	"slices"
 	"time"
 
 	"github.com/claude-balancer/claude-balancer/anthropic"
@@ -28,63 +26,129 @@ type Account struct {
 
 // member is an account with its live state, guarded by Pool.mu.
 type member struct {
+	// First what is looked at for each request: a large pool does not fit into
+	// the processor's first cache.
+	planBit uint64    // its plan's bit in modelAccess.plans; 0 = plan not defined
+	plain   bool      // see isPlain
+	seen    Candidate // what policies see of it
+	tries   rollingCount
 	Account
-	planBit uint64 // its plan's bit in modelAccess.plans; 0 = plan not defined
 
-	inFlight int
-	tries    rollingCount
-	turn     float64
-	lastUsed int64
+	limits   []Limit
+	bursts   map[anthropic.Family]burst
+	flag     string
+	probedAt time.Time // last real request that was let through a long bench
 
-	limits  []Limit
-	windows []Window
+	faults
+	overloadedAt time.Time // last 529
+	refused401   int       // distinct requests in a row whose static credential was refused
+	lastRefused  string
 
-	failures     int // distinct requests in a row that met a fault
-	failingSince time.Time
-	lastFailed   string // request id of the last failure
-	lastSuccess  time.Time
-	ejections    int
-	probation    bool // half-open: one request at a time until a success
-	probing      int
-
-	troubledAt    time.Time // last 529 or 5xx
-	overloadedAt  time.Time // last 529
-	bursts        map[anthropic.Family]burst
-	refused401    int // distinct requests in a row whose static credential was refused
-	lastRefused   string
-	flag          string
-	probedAt      time.Time // last real request let through a long bench
 	limitsDirty   bool
 	windowsDirty  bool
 	windowsSaved  time.Time
-	wasAvailable  bool
 	noticedStatus api.Status
-}
-
-// burst remembers how throttling without a stated end has grown.
-type burst struct {
-	step  time.Duration
-	until time.Time
-}
-
-// Limit is a bench: why and until when the account, or one family or model of
-// it, is not chosen.
-type Limit struct {
-	Scope  string // api.ScopeAccount, api.ScopeFamily, api.ScopeModel
-	Name   string // family or model
-	Cause  anthropic.Cause
-	Header string
-	Since  time.Time
-	Until  time.Time
-	// Utilization of the fullest window when the limit was set, to notice that
-	// quota came back early; negative = unknown.
-	Utilization float64
 }
 
 // Window is a usage window as the last answer told it.
 type Window struct {
 	anthropic.Window
 	SeenAt time.Time
+}
+
+// over reports whether the window has started anew since: what was told of it
+// holds no more.
+func (w *Window) over(now time.Time) bool { return !w.ResetsAt.IsZero() && !w.ResetsAt.After(now) }
+
+// allows reports whether the plan, or the account's own list, allows the
+// request's model.
+func (m *member) allows(r *Request) bool {
+	if r.Model == "" || !r.access.known {
+		return true
+	}
+	if m.Models != nil {
+		return matches(m.Models, r.Model)
+	}
+	return r.access.plans&m.planBit != 0
+}
+
+// isPlain reports whether nothing but the plan decides if the member is a
+// candidate, as for most members at most times. Asked whenever one of these
+// changes, it spares the requests to look at them.
+func (m *member) isPlain() bool {
+	return m.Models == nil && m.State == "" && !m.Paused && m.MaxInFlight == 0 &&
+		len(m.limits) == 0 && m.flag == "" && !m.probation && m.overloadedAt.IsZero()
+}
+
+// obstacle says why a member cannot serve a request now.
+type obstacle uint8
+
+const (
+	free obstacle = iota
+	notItsModel
+	notForClient
+	notTheOwner
+	needsLogin
+	disabled
+	paused
+	limited
+	onProbation // half-open, and a request is on its way already
+	busy
+)
+
+// word names the obstacle in one word, for metrics.
+func (o obstacle) word() string {
+	return [...]string{"free", "model", "client", "owner", "needs_login", "disabled", "paused", "limited", "probation", "busy"}[o]
+}
+
+// obstacleFor is the one rule of who is a candidate.
+func (m *member) obstacleFor(r *Request, now time.Time) obstacle {
+	switch {
+	case r.Owner != "" && r.Owner != m.ID:
+		return notTheOwner
+	case !m.allows(r):
+		return notItsModel
+	case r.Allowed != nil && !r.Allowed(m.Name):
+		return notForClient
+	case m.State == api.StatusNeedsLogin:
+		return needsLogin
+	case m.State == api.StatusDisabled:
+		return disabled
+	case m.Paused:
+		return paused
+	case len(m.limits) > 0 && m.limitFor(r, now) != nil:
+		return limited
+	case m.probation && m.probing > 0:
+		return onProbation
+	case m.full():
+		return busy
+	}
+	return free
+}
+
+func (m *member) full() bool { return m.MaxInFlight > 0 && m.seen.InFlight >= m.MaxInFlight }
+
+// Ranks: an account of a later one is chosen only if there is none of an
+// earlier one.
+const (
+	rankHealthy  = iota
+	rankTroubled // overloaded a moment ago
+	rankFlagged  // the provider's policy turned traffic of this kind away
+	rankLast
+)
+
+// overloadPenalty is how long a 529 makes an account second choice.
+const overloadPenalty = 10 * time.Second
+
+func (m *member) rank(now time.Time) int {
+	switch {
+	case m.flag != "":
+		return rankFlagged
+	case !m.overloadedAt.IsZero() && now.Sub(m.overloadedAt) < overloadPenalty:
+		return rankTroubled
+	default:
+		return rankHealthy
+	}
 }
 
 // Windows of rolling counts: five hours in quarters.
@@ -119,99 +183,3 @@ func (c *rollingCount) add(epoch int64, n int) {
 }
 
 func bucketOf(now time.Time) int64 { return now.UnixNano() / int64(bucketSpan) }
-
-// limitFor returns the limit that keeps the member from serving the request
-// the longest, or nil.
-func (m *member) limitFor(r *Request, now time.Time) *Limit {
-	if len(m.limits) == 0 {
-		return nil
-	}
-	var worst *Limit
-	for i := range m.limits {
-		l := &m.limits[i]
-		if !l.Until.After(now) || !l.covers(r) {
-			continue
-		}
-		if worst == nil || l.Until.After(worst.Until) {
-			worst = l
-		}
-	}
-	return worst
-}
-
-func (l *Limit) covers(r *Request) bool {
-	switch l.Scope {
-	case api.ScopeAccount:
-		// What messages use up does not stop batches, files or lists; an
-		// account that fails fails for all of them.
-		return r.Generative || l.Cause == anthropic.CauseServerError
-	case api.ScopeFamily:
-		return r.Generative && l.Name == string(r.Family)
-	default:
-		return r.Generative && l.Name == r.Model
-	}
-}
-
-// setLimit adds the limit, or replaces the one of the same scope, name and
-// cause. A limit never becomes shorter by a later answer of the same cause.
-func (m *member) setLimit(l Limit) {
-	for i := range m.limits {
-		old := &m.limits[i]
-		if old.Scope == l.Scope && old.Name == l.Name && old.Cause == l.Cause {
-			if old.Until.After(l.Since) {
-				l.Since = old.Since
-				if old.Until.After(l.Until) {
-					l.Until = old.Until
-				}
-			}
-			*old = l
-			m.limitsDirty = true
-			return
-		}
-	}
-	m.limits = append(m.limits, l)
-	m.limitsDirty = true
-}
-
-func (m *member) dropLimits(drop func(*Limit) bool) {
-	n := len(m.limits)
-	m.limits = slices.DeleteFunc(m.limits, func(l Limit) bool { return drop(&l) })
-	if len(m.limits) != n {
-		m.limitsDirty = true
-	}
-}
-
-func (m *member) headroom(now time.Time) float64 {
-	room := math.Inf(1)
-	for i := range m.windows {
-		w := &m.windows[i]
-		if w.Utilization < 0 || !w.ResetsAt.After(now) {
-			continue
-		}
-		left := max(0, 1-w.Utilization) / max(1, w.ResetsAt.Sub(now).Seconds())
-		room = min(room, left)
-	}
-	return room * tierFactor(m.Tier)
-}
-
-// tierFactor tells how much larger a tier's windows are than the smallest
-// subscription's, since utilization is a fraction of each account's own.
-func tierFactor(tier string) float64 {
-	switch tier {
-	case "default_claude_max_5x":
-		return 5
-	case "default_claude_max_20x":
-		return 20
-	default:
-		return 1
-	}
-}
-
-// fullest is the highest known utilization, or -1.
-func (m *member) fullest() float64 {
-	u := -1.0
-	for i := range m.windows {
-		u = max(u, m.windows[i].Utilization)
-	}
-	return u
-}

@@ -1,6 +1,7 @@
 package selection
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -10,7 +11,7 @@ import (
 )
 
 // Pool is the live state of all accounts. It is safe for concurrent use; no
-// call waits for I/O.
+// call but Wait waits, and none does I/O.
 type Pool struct {
 	now  func() time.Time
 	rand *rand.Rand // guarded by mu
@@ -21,7 +22,7 @@ type Pool struct {
 	plans    Plans
 	planBits map[string]uint64
 	access   map[string]*modelAccess // by model; bounded
-	scratch  []Candidate
+	scratch  []*Candidate
 	turn     float64 // virtual time of the weighted round
 	sessions sessions
 	waiting  queue
@@ -78,47 +79,51 @@ func (p *Pool) Sync(accounts []Account) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.now()
-	start := p.medianTries(now)
-	fresh := len(p.members) == 0
-
+	share := p.medianShare(now)
 	byID := make(map[string]*member, len(accounts))
 	members := make([]*member, 0, len(accounts))
 	for _, a := range accounts {
-		if a.Weight < 1 {
-			a.Weight = 1
-		}
+		a.Weight = max(1, a.Weight)
 		m := p.byID[a.ID]
 		if m == nil {
-			m = &member{turn: p.turn, noticedStatus: api.StatusAvailable}
-			if !fresh { // else it would get every request until it has caught up
-				m.tries.add(bucketOf(now), start)
-			}
+			m = &member{noticedStatus: api.StatusAvailable}
+			m.seen.member = m
+			// With nothing to its name it would get every request until it has
+			// caught up with the others.
+			m.tries.add(bucketOf(now), int(math.Round(share*float64(a.Weight))))
+			m.seen.Tries = m.tries.sum
 		}
 		if m.State != "" && a.State == "" {
 			m.refused401, m.lastRefused = 0, ""
 		}
 		m.Account = a
+		m.seen.Name, m.seen.Tier, m.seen.Priority, m.seen.Weight = a.Name, a.Tier, a.Priority, a.Weight
 		m.planBit = p.planBits[a.Plan]
 		byID[a.ID] = m
 		members = append(members, m)
 	}
 	p.members, p.byID = members, byID
-	p.noticeAll(now)
+	clear(p.scratch[:cap(p.scratch)]) // it holds members that may be gone
+	for _, m := range members {
+		p.notice(m, now)
+	}
 	p.serveWaiting()
 }
 
-func (p *Pool) medianTries(now time.Time) int {
+// medianShare is the median of the accounts' recent tries for each unit of
+// weight.
+func (p *Pool) medianShare(now time.Time) float64 {
 	if len(p.members) == 0 {
 		return 0
 	}
 	epoch := bucketOf(now)
-	sums := make([]int, 0, len(p.members))
+	shares := make([]float64, 0, len(p.members))
 	for _, m := range p.members {
 		m.tries.advance(epoch)
-		sums = append(sums, m.tries.sum)
+		shares = append(shares, float64(m.tries.sum)/float64(m.Weight))
 	}
-	slices.Sort(sums)
-	return sums[len(sums)/2]
+	slices.Sort(shares)
+	return shares[len(shares)/2]
 }
 
 // modelAccess tells which plans allow the model. Callers hold mu.
@@ -139,70 +144,10 @@ func (p *Pool) modelAccess(model string) *modelAccess {
 	return a
 }
 
-// allows reports whether the plan, or the account's own list, allows the
-// request's model.
-func (m *member) allows(r *Request) bool {
-	if r.Model == "" || !r.access.known {
-		return true
-	}
-	if m.Models != nil {
-		return matches(m.Models, r.Model)
-	}
-	return r.access.plans&m.planBit != 0
-}
-
-// obstacle says why a member cannot serve a request now.
-type obstacle uint8
-
-const (
-	free obstacle = iota
-	notItsModel
-	notForClient
-	notTheOwner
-	needsLogin
-	disabled
-	paused
-	limited
-	onProbation // half-open, and a request is on its way already
-	busy
-)
-
-// obstacleFor is the one rule of who is a candidate.
-func (m *member) obstacleFor(r *Request, now time.Time) obstacle {
-	switch {
-	case r.Owner != "" && r.Owner != m.ID:
-		return notTheOwner
-	case !m.allows(r):
-		return notItsModel
-	case r.Allowed != nil && !r.Allowed(m.Name):
-		return notForClient
-	case m.State == api.StatusNeedsLogin:
-		return needsLogin
-	case m.State == api.StatusDisabled:
-		return disabled
-	case m.Paused:
-		return paused
-	case m.limitFor(r, now) != nil:
-		return limited
-	case m.probation && m.probing > 0:
-		return onProbation
-	case m.MaxInFlight > 0 && m.inFlight >= m.MaxInFlight:
-		return busy
-	}
-	return free
-}
-
-// Ticket is a place on an account for one try. Release it exactly once.
-type Ticket struct {
-	Account // as it was when the ticket was issued
-
-	pool     *Pool
-	member   *member
-	request  *Request
-	start    time.Time
-	probe    bool
-	released bool
-	Kept     bool // the session's account was chosen
+// look readies the request for the members as they are now. Callers hold mu.
+func (p *Pool) look(r *Request) time.Time {
+	r.access, r.Now = p.modelAccess(r.Model), p.now()
+	return r.Now
 }
 
 // Refusal says why no account was given.
@@ -222,65 +167,104 @@ type Refusal struct {
 	soonest time.Time // the same, of all benched accounts
 }
 
+// WorthWaiting reports whether an account can be expected until the deadline.
+func (r *Refusal) WorthWaiting(deadline time.Time) bool {
+	return r.Busy > 0 || !r.FreeAt.IsZero() && r.FreeAt.Before(deadline)
+}
+
 // Acquire picks an account for the request, or says why there is none. tried
 // names the accounts (by id) that this round has had already.
 func (p *Pool) Acquire(r *Request, policy Policy, tried []string) (*Ticket, Refusal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.serveWaiting() // who came earlier goes first
 	return p.acquire(r, policy, tried)
 }
 
 func (p *Pool) acquire(r *Request, policy Policy, tried []string) (*Ticket, Refusal) {
-	now := p.now()
-	r.access = p.modelAccess(r.Model)
-	if m := p.pinned(r, tried, now); m != nil {
-		t := p.issue(m, r, now)
+	now := p.look(r)
+	pin, moved := p.pinned(r, tried, now)
+	if pin != nil {
+		t := p.issue(pin, r, now)
 		t.Kept = true
 		return t, Refusal{}
 	}
-	candidates, refusal := p.candidates(r, tried, now)
-	if len(candidates) == 0 {
-		if m := p.probeable(r, tried, now, refusal); m != nil {
-			m.probedAt = now
-			return p.issue(m, r, now), Refusal{}
-		}
+	r.Rand = p.rand.Uint64()
+	m, probe, refusal := p.choose(r, policy, tried, now)
+	if m == nil {
 		return nil, refusal
 	}
+	if probe {
+		m.probedAt = now
+	}
+	t := p.issue(m, r, now)
+	t.moved = moved
+	return t, Refusal{}
+}
 
-	r.Rand = p.rand.Uint64()
+// pinned is the account that keeps the request's session, or nil and in one
+// word why the account that kept it so far cannot go on.
+func (p *Pool) pinned(r *Request, tried []string, now time.Time) (*member, string) {
+	if r.Session == "" {
+		return nil, ""
+	}
+	id := p.sessions.get(r.Session, now, r.Keep)
+	if id == "" {
+		return nil, ""
+	}
+	m := p.byID[id]
+	if m == nil {
+		return nil, "removed"
+	}
+	switch o := m.obstacleFor(r, now); {
+	case o != free:
+		return nil, o.word()
+	case slices.Contains(tried, id):
+		return nil, "failed"
+	case m.rank(now) == rankFlagged:
+		return nil, "flagged"
+	}
+	return m, ""
+}
+
+// choose picks among the candidates; if there are none, an account of the last
+// resort. It changes nothing.
+func (p *Pool) choose(r *Request, policy Policy, tried []string, now time.Time) (m *member, probe bool, refusal Refusal) {
+	candidates, refusal := p.candidates(r, tried, now)
+	if len(candidates) == 0 {
+		m = p.lastResort(r, tried, now, &refusal)
+		return m, m != nil, refusal
+	}
 	i := policy.Select(r, candidates)
 	if i < 0 || i >= len(candidates) { // a policy of somebody else's making
 		i = 0
 	}
-	return p.issue(candidates[i].member, r, now), Refusal{}
-}
-
-// pinned is the account that keeps the request's session, if it may serve it.
-func (p *Pool) pinned(r *Request, tried []string, now time.Time) *member {
-	if r.Session == "" {
-		return nil
-	}
-	m := p.byID[p.sessions.get(r.Session, now, r.Keep)]
-	if m == nil || slices.Contains(tried, m.ID) || m.obstacleFor(r, now) != free {
-		return nil
-	}
-	return m
+	return candidates[i].member, false, Refusal{}
 }
 
 // candidates fills the scratch with the members that may serve now: of those
 // the ones without recent trouble, if there are any.
-func (p *Pool) candidates(r *Request, tried []string, now time.Time) ([]Candidate, Refusal) {
-	var refusal Refusal
-	refusal.Accounts = len(p.members)
+func (p *Pool) candidates(r *Request, tried []string, now time.Time) ([]*Candidate, Refusal) {
+	refusal := Refusal{Accounts: len(p.members)}
 	epoch := bucketOf(now)
 	best := rankLast
 	list := p.scratch[:0]
+	planned := r.Model != "" && r.access.known
+	anyone := r.Owner == "" && r.Allowed == nil && len(tried) == 0
 	for _, m := range p.members {
+		if m.plain && anyone && (!planned || r.access.plans&m.planBit != 0) {
+			refusal.Allowed++
+			if best > rankHealthy {
+				best, list = rankHealthy, list[:0]
+			}
+			list = append(list, p.candidate(m, epoch))
+			continue
+		}
 		o := m.obstacleFor(r, now)
 		if o != notItsModel && o != notForClient && o != notTheOwner {
 			refusal.Allowed++
 		}
-		again := slices.Contains(tried, m.ID)
+		again := len(tried) > 0 && slices.Contains(tried, m.ID)
 		switch {
 		case o == limited:
 			at := m.limitFor(r, now).Until
@@ -305,11 +289,7 @@ func (p *Pool) candidates(r *Request, tried []string, now time.Time) ([]Candidat
 		if rank < best {
 			best, list = rank, list[:0]
 		}
-		m.tries.advance(epoch)
-		list = append(list, Candidate{
-			Name: m.Name, Tries: m.tries.sum, InFlight: m.inFlight, LastUsed: m.lastUsed, Turn: max(m.turn, p.turn),
-			Priority: m.Priority, Weight: m.Weight, Headroom: m.headroom(now), member: m,
-		})
+		list = append(list, p.candidate(m, epoch))
 	}
 	p.scratch = list
 	return list, refusal
@@ -323,73 +303,82 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// Ranks: an account of a later one is chosen only if there is none of an
-// earlier one.
-const (
-	rankHealthy  = iota
-	rankTroubled // overloaded a moment ago
-	rankFlagged  // the provider's policy turned traffic of this kind away
-	rankLast
-)
-
-// overloadPenalty is how long a 529 makes an account second choice.
-const overloadPenalty = 10 * time.Second
-
-func (m *member) rank(now time.Time) int {
-	switch {
-	case m.flag != "":
-		return rankFlagged
-	case now.Sub(m.overloadedAt) < overloadPenalty:
-		return rankTroubled
-	default:
-		return rankHealthy
+// candidate is the member as policies see it at this time.
+func (p *Pool) candidate(m *member, epoch int64) *Candidate {
+	c := &m.seen
+	if m.tries.epoch < epoch {
+		m.tries.advance(epoch)
+		c.Tries = m.tries.sum
 	}
+	// A returning account starts where the round is, so that it does not get
+	// every request until it has caught up.
+	if c.Turn < p.turn {
+		c.Turn = p.turn
+	}
+	return c
 }
 
 // Quota can come back before its stated time. When nothing else can serve, one
 // real request every probeEvery may try an account that is benched for longer.
 const probeEvery = 5 * time.Minute
 
-func (p *Pool) probeable(r *Request, tried []string, now time.Time, refusal Refusal) *member {
-	if refusal.Open > 0 || refusal.Busy > 0 || refusal.soonest.Sub(now) < probeEvery {
+// lastResort is a benched account for a request that nobody else can serve now
+// or soon: one that was ejected for faults, since the others were to take over,
+// or else one whose quota may be back.
+func (p *Pool) lastResort(r *Request, tried []string, now time.Time, refusal *Refusal) *member {
+	if refusal.Open > 0 || refusal.Busy > 0 || refusal.FreeAt.IsZero() {
 		return nil
 	}
-	var oldest *member
+	var best *member
+	var bestEjected bool
 	for _, m := range p.members {
-		if m.obstacleFor(r, now) != limited || slices.Contains(tried, m.ID) {
+		if m.full() || m.obstacleFor(r, now) != limited || slices.Contains(tried, m.ID) {
 			continue
 		}
-		if m.MaxInFlight > 0 && m.inFlight >= m.MaxInFlight {
-			continue
-		}
-		since := m.probedAt
-		if l := m.limitFor(r, now); l.Since.After(since) {
-			since = l.Since
-		}
-		if now.Sub(since) >= probeEvery && (oldest == nil || m.probedAt.Before(oldest.probedAt)) {
-			oldest = m
+		l := m.limitFor(r, now)
+		ejected := l.ejection()
+		switch {
+		case ejected && m.probing > 0:
+		case !ejected && (refusal.soonest.Sub(now) < probeEvery || now.Sub(l.Since) < probeEvery || now.Sub(m.probedAt) < probeEvery):
+		case best != nil && (bestEjected && !ejected || bestEjected == ejected && best.seen.LastUsed <= m.seen.LastUsed):
+		default:
+			best, bestEjected = m, ejected
 		}
 	}
-	return oldest
+	return best
 }
 
 func (p *Pool) issue(m *member, r *Request, now time.Time) *Ticket {
-	m.inFlight++
-	m.lastUsed = now.UnixNano()
+	c := p.candidate(m, bucketOf(now))
 	if r.Generative {
 		m.tries.add(bucketOf(now), 1)
+		c.Tries = m.tries.sum
 	}
-	// A returning account starts where the round is, so that it does not get
-	// every request until it has caught up.
-	m.turn = max(m.turn, p.turn)
-	p.turn = m.turn
-	m.turn += 1 / float64(m.Weight)
+	c.InFlight++
+	c.LastUsed = now.UnixNano()
+	p.turn = c.Turn
+	c.Turn += 1 / float64(m.Weight)
 	t := &Ticket{Account: m.Account, pool: p, member: m, request: r, start: now}
 	if m.probation {
 		m.probing++
 		t.probe = true
 	}
 	return t
+}
+
+// Ticket is a place on an account for one try. Release it exactly once.
+type Ticket struct {
+	Account // as it was when the ticket was issued
+
+	Kept bool // the session's account was chosen
+
+	pool     *Pool
+	member   *member
+	request  *Request
+	start    time.Time
+	moved    string // why the session's former account was not chosen
+	probe    bool
+	released bool
 }
 
 // Release gives the place back. Calls after the first do nothing.
@@ -401,7 +390,7 @@ func (t *Ticket) Release() {
 		return
 	}
 	t.released = true
-	t.member.inFlight--
+	t.member.seen.InFlight--
 	t.endProbe()
 	p.serveWaiting()
 }

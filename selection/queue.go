@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/claude-balancer/claude-balancer/anthropic"
 )
 
 // queue holds requests that wait for a place: in order of arrival for each
@@ -20,10 +22,13 @@ type clientQueue struct {
 }
 
 type waiter struct {
-	request *Request
-	policy  Policy
-	tried   []string
-	ticket  chan *Ticket // capacity 1
+	request  *Request
+	policy   Policy
+	tried    []string
+	deadline time.Time
+	// result gets the ticket, or nil once no account can be expected any more.
+	result chan *Ticket // capacity 1
+	done   bool         // it was given its result, and has left the queue
 }
 
 func (q *queue) push(w *waiter) {
@@ -37,7 +42,9 @@ func (q *queue) push(w *waiter) {
 	q.clients = append(q.clients, &clientQueue{w.request.Client, []*waiter{w}})
 }
 
-func (q *queue) remove(w *waiter) {
+// remove takes a waiter out. If it was served, its client goes behind the
+// others.
+func (q *queue) remove(w *waiter, served bool) {
 	for ci, c := range q.clients {
 		i := slices.Index(c.waiters, w)
 		if i < 0 {
@@ -45,33 +52,56 @@ func (q *queue) remove(w *waiter) {
 		}
 		q.length--
 		c.waiters = slices.Delete(c.waiters, i, i+1)
-		if len(c.waiters) == 0 {
+		switch {
+		case len(c.waiters) == 0:
 			q.clients = slices.Delete(q.clients, ci, ci+1)
+		case served:
+			q.clients = append(slices.Delete(q.clients, ci, ci+1), c)
 		}
 		return
 	}
 }
 
-// served moves the client behind the others.
-func (q *queue) served(c *clientQueue, w *waiter) {
-	q.remove(w)
-	if i := slices.Index(q.clients, c); i >= 0 {
-		q.clients = append(slices.Delete(q.clients, i, i+1), c)
-	}
+// need is what makes requests alike to the queue: if one finds no account, no
+// other does.
+type need struct {
+	model      string
+	family     anthropic.Family
+	generative bool
+	owner      string
+	client     string
 }
 
-// serveWaiting hands places to waiting requests until no one can be served.
+func (r *Request) need() need { return need{r.Model, r.Family, r.Generative, r.Owner, r.Client} }
+
+// serveWaiting hands places to waiting requests until no one can be served. As
+// it only takes places away, who found none before it need not look again.
 func (p *Pool) serveWaiting() {
-	for p.waiting.length > 0 && p.serveOne() {
+	if p.waiting.length == 0 {
+		return
+	}
+	unmet := make(map[need]Refusal)
+	for p.serveOne(unmet) {
 	}
 }
 
-func (p *Pool) serveOne() bool {
+// serveOne ends the wait of the first request that can be served, or that has
+// nothing to wait for any more.
+func (p *Pool) serveOne(unmet map[need]Refusal) bool {
 	for _, c := range p.waiting.clients {
 		for _, w := range c.waiters {
-			if t, _ := p.acquire(w.request, w.policy, w.tried); t != nil {
-				p.waiting.served(c, w)
-				w.ticket <- t
+			n := w.request.need()
+			refusal, known := unmet[n]
+			var t *Ticket
+			if !known {
+				if t, refusal = p.acquire(w.request, w.policy, w.tried); t == nil && len(w.tried) == 0 {
+					unmet[n] = refusal
+				}
+			}
+			if t != nil || !refusal.WorthWaiting(w.deadline) {
+				p.waiting.remove(w, t != nil)
+				w.done = true
+				w.result <- t
 				return true
 			}
 		}
@@ -81,27 +111,19 @@ func (p *Pool) serveOne() bool {
 
 // Wait waits for a place until the deadline: because capacity becomes free, a
 // bench ends, or the operator changes something. It returns nil when the
-// deadline passes or ctx ends first.
+// deadline passes or ctx ends first, or when no account can be expected until
+// the deadline.
 func (p *Pool) Wait(ctx context.Context, r *Request, policy Policy, tried []string, deadline time.Time) *Ticket {
-	w := &waiter{request: r, policy: policy, tried: tried, ticket: make(chan *Ticket, 1)}
+	w := &waiter{request: r, policy: policy, tried: tried, deadline: deadline, result: make(chan *Ticket, 1)}
 	p.mu.Lock()
-	t, refusal := p.acquire(r, policy, tried)
-	if t != nil {
-		p.mu.Unlock()
-		return t
-	}
 	p.waiting.push(w)
+	p.serveWaiting()
 	p.mu.Unlock()
 	defer p.leave(w)
-
 	for {
-		next := deadline
-		if at := refusal.FreeAt; !at.IsZero() && at.Before(next) {
-			next = at
-		}
-		timer := time.NewTimer(next.Sub(p.now()))
+		timer := time.NewTimer(p.pause(w))
 		select {
-		case t := <-w.ticket:
+		case t := <-w.result:
 			timer.Stop()
 			return t
 		case <-ctx.Done():
@@ -111,25 +133,39 @@ func (p *Pool) Wait(ctx context.Context, r *Request, policy Policy, tried []stri
 		}
 		p.mu.Lock()
 		p.serveWaiting()
-		if len(w.ticket) == 0 {
-			_, refusal = p.candidates(r, tried, p.now())
-		}
+		over := !w.done && !p.now().Before(deadline)
 		p.mu.Unlock()
-		if len(w.ticket) == 0 && !p.now().Before(deadline) {
+		if over {
 			return nil
 		}
 	}
+}
+
+// pause is how long nothing can happen to the waiter by the passing of time.
+func (p *Pool) pause(w *waiter) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w.done {
+		return 0
+	}
+	now, next := p.look(w.request), w.deadline
+	if _, refusal := p.candidates(w.request, w.tried, now); !refusal.FreeAt.IsZero() && refusal.FreeAt.Before(next) {
+		next = refusal.FreeAt
+	}
+	return next.Sub(now)
 }
 
 // leave takes the waiter out of the queue and gives back a place that was
 // handed to it too late.
 func (p *Pool) leave(w *waiter) {
 	p.mu.Lock()
-	p.waiting.remove(w)
+	p.waiting.remove(w, false)
 	p.mu.Unlock()
 	select {
-	case t := <-w.ticket:
-		t.Release()
+	case t := <-w.result:
+		if t != nil {
+			t.Release()
+		}
 	default:
 	}
 }

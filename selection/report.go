@@ -10,45 +10,51 @@ import (
 // Report is what a try told about its account.
 type Report struct {
 	RequestID string
-	Verdict   anthropic.Verdict
+	// Sent is when the try began; zero = when its ticket was issued. A limit that
+	// began later is not touched by what the try says.
+	Sent    time.Time
+	Verdict anthropic.Verdict
 	// SpendExtraUsage keeps accounts in use that answer on paid extra usage.
 	SpendExtraUsage bool
 }
 
-// Bounds of the account's own benches, in time.
 const (
-	ejectionBase     = 10 * time.Second
-	ejectionMax      = 5 * time.Minute
-	failuresToEject  = 3
-	refusalsToLogin  = 2
-	burstBase        = time.Second
-	burstMax         = time.Minute
-	incidentWindow   = 10 * time.Second
-	windowsSaveEvery = 10 * time.Second
+	refusalsToLogin = 2
+	burstBase       = time.Second
+	burstMax        = time.Minute
 )
 
 // Report applies a verdict to the account. The ticket stays valid: a stream may
 // report again when it breaks.
 func (t *Ticket) Report(rep Report) {
-	p, m, v := t.pool, t.member, rep.Verdict
+	p, m, v := t.pool, t.member, &rep.Verdict
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.now()
-	m.learn(v.Limits, t.start, now)
+	if p.byID[m.ID] != m {
+		return // removed meanwhile
+	}
+	if rep.Sent.IsZero() {
+		rep.Sent = t.start
+	}
+	now := p.look(t.request) // plans may have changed
+	m.learn(&v.Limits, rep.Sent, now)
+	if !v.Failure && !v.Penalty {
+		m.failing = nil // it answers
+	}
 	switch {
 	case v.Cause == anthropic.CauseOK, v.Cause == anthropic.CauseExtraUsage:
-		p.succeeded(t, rep, now)
+		p.succeeded(t, &rep, now)
 	case v.Failure:
-		p.failed(t, rep, now)
+		p.failed(t, &rep, now)
 	case v.Penalty:
 		m.overloadedAt, m.troubledAt = now, now
 		t.endProbe()
 	case v.Cause == anthropic.CauseBurst && v.Scope == anthropic.ScopeFamily:
-		p.throttled(t, v, now)
+		m.throttled(v, rep.Sent, now)
 	case v.Cause == anthropic.CauseUnauthorized && m.Kind != api.KindOAuth:
-		p.refused(t, rep)
+		m.refused(&rep)
 	case v.Scope != anthropic.ScopeNone:
-		m.bench(v, now, p.jitter(v))
+		m.bench(v, p.jitter(v), rep.Sent, now)
 	}
 	if v.Flag != "" {
 		m.flag = v.Flag
@@ -60,15 +66,38 @@ func (t *Ticket) Report(rep Report) {
 	p.serveWaiting()
 }
 
-func (p *Pool) jitter(v anthropic.Verdict) time.Duration {
+// learn takes over the windows that the answer told, and ends limits whose
+// windows have room again.
+func (m *member) learn(told *anthropic.RateLimits, sent, now time.Time) {
+	if len(told.Windows) == 0 {
+		return
+	}
+	for _, w := range told.Windows {
+		m.setWindow(w, now)
+	}
+	m.windowsDirty = true
+	m.dropLimits(func(l *Limit) bool { return sent.After(l.Since) && l.disproved(told) })
+}
+
+func (m *member) setWindow(w anthropic.Window, now time.Time) {
+	for i := range m.seen.Windows {
+		if m.seen.Windows[i].Name == w.Name {
+			m.seen.Windows[i] = Window{w, now}
+			return
+		}
+	}
+	m.seen.Windows = append(m.seen.Windows, Window{w, now})
+}
+
+func (p *Pool) jitter(v *anthropic.Verdict) time.Duration {
 	if !v.Jitter {
 		return 0
 	}
 	return time.Second + time.Duration(p.rand.Int64N(int64(29*time.Second)))
 }
 
-func (m *member) bench(v anthropic.Verdict, now time.Time, jitter time.Duration) {
-	l := Limit{Cause: v.Cause, Header: v.Header, Since: now, Until: v.Until.Add(jitter), Utilization: m.fullest()}
+func (m *member) bench(v *anthropic.Verdict, jitter time.Duration, sent, now time.Time) {
+	l := Limit{Cause: v.Cause, Header: v.Header, Since: now, Until: v.Until.Add(jitter)}
 	switch v.Scope {
 	case anthropic.ScopeFamily:
 		l.Scope, l.Name = api.ScopeFamily, string(v.Family)
@@ -77,151 +106,82 @@ func (m *member) bench(v anthropic.Verdict, now time.Time, jitter time.Duration)
 	default:
 		l.Scope = api.ScopeAccount
 	}
-	m.setLimit(l)
+	l.Utilization = m.usedOf(&l, now)
+	m.setLimit(l, sent, now)
 }
 
-func (p *Pool) succeeded(t *Ticket, rep Report, now time.Time) {
+// usedOf is the utilization of the fullest window that the limit is about.
+func (m *member) usedOf(l *Limit, now time.Time) float64 {
+	used := -1.0
+	for i := range m.seen.Windows {
+		if w := &m.seen.Windows[i]; l.about(&w.Window) && !w.over(now) {
+			used = max(used, w.Utilization)
+		}
+	}
+	if used < 0 {
+		return 1
+	}
+	return used
+}
+
+func (p *Pool) succeeded(t *Ticket, rep *Report, now time.Time) {
 	m, r := t.member, t.request
-	m.lastSuccess = now
-	m.failures, m.ejections, m.probation = 0, 0, false
+	paid := rep.Verdict.Cause == anthropic.CauseExtraUsage
+	m.recovered(rep.Sent, now)
 	m.refused401, m.lastRefused = 0, ""
 	t.endProbe()
 	m.dropLimits(func(l *Limit) bool {
-		switch {
-		case l.Since.After(t.start): // the answer is older than the limit
-			return false
-		case l.Cause == anthropic.CauseServerError:
-			return true
-		case !r.Generative || rep.Verdict.Cause == anthropic.CauseExtraUsage:
-			return false
-		}
-		return l.covers(r)
+		return rep.Sent.After(l.Since) && l.covers(r) && (l.ejection() || !paid)
 	})
-	if r.Generative && m.flag != "" && rep.Verdict.Flag == "" {
+	if r.Generative && rep.Verdict.Flag == "" {
 		m.flag = ""
 	}
-	if rep.Verdict.Cause == anthropic.CauseExtraUsage && !rep.SpendExtraUsage && p.othersCanServe(m, r, now) {
-		m.bench(rep.Verdict, now, 0)
+	if paid && !rep.SpendExtraUsage && p.othersCanServe(m, r, now) {
+		m.bench(&rep.Verdict, p.jitter(&rep.Verdict), rep.Sent, now)
 	}
 	if r.Session != "" {
-		p.sessions.set(r.Session, m.ID, now, r.Keep, p.whyMoved(r, now))
+		p.sessions.set(t, rep.Sent, now)
 	}
 }
 
-// whyMoved says in one word why the session's former account did not serve.
-func (p *Pool) whyMoved(r *Request, now time.Time) string {
-	m := p.byID[p.sessions.get(r.Session, now, r.Keep)]
-	if m == nil {
-		return "removed"
-	}
-	if o := m.obstacleFor(r, now); o != free {
-		return o.word()
-	}
-	return "failed"
-}
-
-func (p *Pool) othersCanServe(m *member, r *Request, now time.Time) bool {
-	for _, o := range p.members {
-		if o == m {
-			continue
-		}
-		if k := o.obstacleFor(r, now); k == free || k == busy {
-			return true
-		}
-	}
-	return false
-}
-
-// failed counts a fault towards ejection: one for each request, and only when
-// it is this account that fails rather than the provider as a whole.
-func (p *Pool) failed(t *Ticket, rep Report, now time.Time) {
-	m := t.member
-	m.troubledAt = now
-	onProbation := t.probe
-	t.endProbe()
-	if m.lastFailed == rep.RequestID {
-		return
-	}
-	m.lastFailed = rep.RequestID
-	if m.failures == 0 {
-		m.failingSince = now
-	}
-	m.failures++
-	if !onProbation && (m.failures < failuresToEject || !p.successElsewhere(m)) {
-		return
-	}
-	if !p.mayEject(m, now) {
-		return
-	}
-	bench := ejectionMax
-	if m.ejections < 5 {
-		bench = min(ejectionMax, ejectionBase<<m.ejections)
-	}
-	m.ejections++
-	m.probation = true
-	m.setLimit(Limit{Scope: api.ScopeAccount, Cause: anthropic.CauseServerError, Since: now, Until: now.Add(bench), Utilization: -1})
-}
-
-func (p *Pool) successElsewhere(m *member) bool {
-	for _, o := range p.members {
-		if o != m && !o.lastSuccess.Before(m.failingSince) {
-			return true
-		}
-	}
-	return false
-}
-
-// mayEject keeps at least half of the pool in use: faults that hit more than
-// that are the provider's.
-func (p *Pool) mayEject(m *member, now time.Time) bool {
-	ejected := 1
-	for _, o := range p.members {
-		if o == m {
-			continue
-		}
-		for i := range o.limits {
-			if o.limits[i].Cause == anthropic.CauseServerError && o.limits[i].Until.After(now) {
-				ejected++
-			}
-		}
-	}
-	return 2*ejected <= len(p.members)
+// burst remembers how throttling of a family has grown.
+type burst struct {
+	step  time.Duration // of the last rest whose end was not told
+	since time.Time     // the last rest's beginning
+	until time.Time     // and its end
 }
 
 // throttled benches a family after a burst. Answers to requests that were on
-// their way when the bench began say nothing new.
-func (p *Pool) throttled(t *Ticket, v anthropic.Verdict, now time.Time) {
-	m, family := t.member, t.request.Family
-	for i := range m.limits {
-		l := &m.limits[i]
-		if l.Cause == anthropic.CauseBurst && l.Name == string(family) && l.Until.After(now) && !t.start.After(l.Since) {
-			return
-		}
+// their way when the rest began say nothing new.
+func (m *member) throttled(v *anthropic.Verdict, sent, now time.Time) {
+	b := m.bursts[v.Family]
+	if !sent.After(b.since) {
+		return
 	}
 	until := v.Until
 	if until.IsZero() {
-		if m.bursts == nil {
-			m.bursts = make(map[anthropic.Family]burst)
-		}
-		b := m.bursts[family]
 		if b.step == 0 || now.Sub(b.until) > burstMax {
 			b.step = burstBase
 		} else {
 			b.step = min(burstMax, 2*b.step)
 		}
 		until = now.Add(b.step)
-		b.until = until
-		m.bursts[family] = b
 	}
 	if limit := now.Add(burstMax); until.After(limit) {
 		until = limit
 	}
-	m.setLimit(Limit{Scope: api.ScopeFamily, Name: string(family), Cause: v.Cause, Header: v.Header, Since: now, Until: until, Utilization: m.fullest()})
+	b.since, b.until = now, until
+	if m.bursts == nil {
+		m.bursts = make(map[anthropic.Family]burst)
+	}
+	m.bursts[v.Family] = b
+	rest := *v
+	rest.Until = until
+	m.bench(&rest, 0, sent, now)
 }
 
 // refused counts refusals of a credential that cannot be refreshed.
-func (p *Pool) refused(t *Ticket, rep Report) {
-	m := t.member
+func (m *member) refused(rep *Report) {
 	if m.lastRefused == rep.RequestID {
 		return
 	}
@@ -232,92 +192,22 @@ func (p *Pool) refused(t *Ticket, rep Report) {
 	}
 }
 
-// learn takes over the windows that the answer told, and ends limits whose
-// window has room again.
-func (m *member) learn(l anthropic.RateLimits, start, now time.Time) {
-	if len(l.Windows) == 0 {
-		return
-	}
-	rejected, told := false, false
-	for _, w := range l.Windows {
-		m.setWindow(w, now)
-		if _, scoped := anthropic.WindowFamily(w.Name); !scoped {
-			told = true
-			rejected = rejected || w.Status == "rejected"
-		}
-	}
-	m.windowsDirty = true
-	if !told || rejected || l.Status == "rejected" {
-		return
-	}
-	fullest := -1.0
-	for _, w := range l.Windows {
-		fullest = max(fullest, w.Utilization)
-	}
-	m.dropLimits(func(old *Limit) bool {
-		return old.Cause == anthropic.CauseWindow && !old.Since.After(start) && fullest < old.Utilization
-	})
-}
-
-func (m *member) setWindow(w anthropic.Window, now time.Time) {
-	for i := range m.windows {
-		if m.windows[i].Name == w.Name {
-			m.windows[i] = Window{w, now}
-			return
-		}
-	}
-	m.windows = append(m.windows, Window{w, now})
-}
-
-// Incident reports whether every account that may serve the request met an
-// overload or a fault within the last seconds: the provider's trouble, which
-// more tries only make worse.
-func (p *Pool) Incident(r *Request) bool {
+// change applies an operator's or the token source's decision to an account.
+func (p *Pool) change(id string, f func(m *member)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := p.now()
-	r.access = p.modelAccess(r.Model)
-	seen := false
-	for _, m := range p.members {
-		if o := m.obstacleFor(r, now); o != free && o != busy && o != onProbation {
-			continue
-		}
-		if now.Sub(m.troubledAt) >= incidentWindow {
-			return false
-		}
-		seen = true
+	m := p.byID[id]
+	if m == nil {
+		return
 	}
-	return seen
+	f(m)
+	p.notice(m, p.now())
+	p.serveWaiting()
 }
 
 // SetState puts an account into needs_login or disabled, or back with "".
 func (p *Pool) SetState(id string, state api.Status, reason string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	m := p.byID[id]
-	if m == nil {
-		return
-	}
-	m.State, m.StateReason = state, reason
-	p.notice(m, p.now())
-	p.serveWaiting()
-}
-
-// LoginRenewed ends what an account was benched for because of its login.
-func (p *Pool) LoginRenewed(id string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	m := p.byID[id]
-	if m == nil {
-		return
-	}
-	m.refused401, m.lastRefused = 0, ""
-	if m.State == api.StatusNeedsLogin {
-		m.State, m.StateReason = "", ""
-	}
-	m.dropLimits(func(l *Limit) bool { return l.Cause == anthropic.CauseUnauthorized })
-	p.notice(m, p.now())
-	p.serveWaiting()
+	p.change(id, func(m *member) { m.State, m.StateReason = state, reason })
 }
 
 // NameOf returns the account's name, "" if there is no such account.
@@ -330,22 +220,27 @@ func (p *Pool) NameOf(id string) string {
 	return ""
 }
 
+// LoginRenewed ends what an account was benched for because of its login.
+func (p *Pool) LoginRenewed(id string) {
+	p.change(id, func(m *member) {
+		m.refused401, m.lastRefused = 0, ""
+		if m.State == api.StatusNeedsLogin {
+			m.State, m.StateReason = "", ""
+		}
+		m.dropLimits(func(l *Limit) bool { return l.Cause == anthropic.CauseUnauthorized })
+	})
+}
+
 // ClearLimits ends every bench of the account, its disabled state and its
 // flag.
 func (p *Pool) ClearLimits(id string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	m := p.byID[id]
-	if m == nil {
-		return
-	}
-	m.dropLimits(func(*Limit) bool { return true })
-	m.failures, m.ejections, m.probation = 0, 0, false
-	m.overloadedAt, m.troubledAt = time.Time{}, time.Time{}
-	m.bursts, m.flag = nil, ""
-	if m.State == api.StatusDisabled {
-		m.State, m.StateReason = "", ""
-	}
-	p.notice(m, p.now())
-	p.serveWaiting()
+	p.change(id, func(m *member) {
+		m.dropLimits(func(*Limit) bool { return true })
+		m.faults = faults{lastSuccess: m.lastSuccess, probing: m.probing}
+		m.overloadedAt, m.probedAt = time.Time{}, time.Time{}
+		m.bursts, m.flag = nil, ""
+		if m.State == api.StatusDisabled {
+			m.State, m.StateReason = "", ""
+		}
+	})
 }

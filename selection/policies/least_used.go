@@ -23,7 +23,7 @@ func (LeastUsed) CaddyModule() caddy.ModuleInfo {
 }
 
 // Select implements selection.Policy.
-func (LeastUsed) Select(_ *selection.Request, candidates []selection.Candidate) int {
+func (LeastUsed) Select(_ *selection.Request, candidates []*selection.Candidate) int {
 	return best(candidates, lessUsed)
 }
 

@@ -22,10 +22,10 @@ func noArguments(d *caddyfile.Dispenser) error {
 }
 
 // best returns the index of the first candidate that no other one precedes.
-func best(candidates []selection.Candidate, less func(a, b *selection.Candidate) bool) int {
+func best(candidates []*selection.Candidate, less func(a, b *selection.Candidate) bool) int {
 	b := 0
 	for i := 1; i < len(candidates); i++ {
-		if less(&candidates[i], &candidates[b]) {
+		if less(candidates[i], candidates[b]) {
 			b = i
 		}
 	}

@@ -22,7 +22,7 @@ func (Priority) CaddyModule() caddy.ModuleInfo {
 }
 
 // Select implements selection.Policy.
-func (Priority) Select(_ *selection.Request, candidates []selection.Candidate) int {
+func (Priority) Select(_ *selection.Request, candidates []*selection.Candidate) int {
 	return best(candidates, func(a, b *selection.Candidate) bool {
 		if a.Priority != b.Priority {
 			return a.Priority < b.Priority

@@ -21,7 +21,7 @@ func (Random) CaddyModule() caddy.ModuleInfo {
 }
 
 // Select implements selection.Policy.
-func (Random) Select(r *selection.Request, candidates []selection.Candidate) int {
+func (Random) Select(r *selection.Request, candidates []*selection.Candidate) int {
 	total := uint64(0)
 	for i := range candidates {
 		total += uint64(candidates[i].Weight)

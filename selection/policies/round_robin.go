@@ -22,7 +22,7 @@ func (RoundRobin) CaddyModule() caddy.ModuleInfo {
 }
 
 // Select implements selection.Policy.
-func (RoundRobin) Select(_ *selection.Request, candidates []selection.Candidate) int {
+func (RoundRobin) Select(_ *selection.Request, candidates []*selection.Candidate) int {
 	return best(candidates, func(a, b *selection.Candidate) bool { return a.Turn < b.Turn })
 }
 
