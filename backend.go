@@ -42,7 +42,7 @@ func (rt *runtime) Accounts(ctx context.Context) ([]api.Account, error) {
 	for _, l := range rt.pool.Snapshot() {
 		live[l.ID] = l
 	}
-	now := time.Now()
+	now := rt.now()
 	out := make([]api.Account, 0, len(stored))
 	for i := range stored {
 		l, ok := live[stored[i].ID]
@@ -97,7 +97,7 @@ func (rt *runtime) stored(ctx context.Context, name string) (store.Account, erro
 
 // AddAccount implements api.Backend.
 func (rt *runtime) AddAccount(ctx context.Context, n api.NewAccount) (api.Account, error) {
-	now := time.Now()
+	now := rt.now()
 	credential, tier, err := credentialOf(n, now)
 	if err != nil {
 		return api.Account{}, err
@@ -415,7 +415,7 @@ func (rt *runtime) ResetStats(ctx context.Context) error {
 // Health implements api.Backend. It asks no database, so that it can be asked
 // often.
 func (rt *runtime) Health(context.Context) (api.Health, error) {
-	h := api.Health{Timestamp: time.Now().UTC().Format("2006-01-02T15:04:05.000Z07:00")}
+	h := api.Health{Timestamp: rt.now().UTC().Format("2006-01-02T15:04:05.000Z07:00")}
 	for _, l := range rt.pool.Snapshot() {
 		h.Accounts++
 		if l.Status == api.StatusAvailable {
@@ -465,7 +465,7 @@ func (rt *runtime) Explain(_ context.Context, q api.ExplainQuery) (api.Explanati
 // it is said. What was done is kept even if who did it has hung up meanwhile.
 func (rt *runtime) audit(ctx context.Context, what, detail string) {
 	ctx = context.WithoutCancel(ctx)
-	if err := rt.store.AddAudit(ctx, store.Audit{At: time.Now(), What: what, Who: api.Actor(ctx), Detail: detail}); err != nil {
+	if err := rt.store.AddAudit(ctx, store.Audit{At: rt.now(), What: what, Who: api.Actor(ctx), Detail: detail}); err != nil {
 		rt.logger().Error("writing the audit trail: " + err.Error())
 	}
 }

@@ -62,7 +62,7 @@ func (p *pass) mayTry() bool {
 	if len(p.attempts) == 0 {
 		return true
 	}
-	return len(p.attempts) < p.h.MaxTries && time.Now().Before(p.deadline)
+	return len(p.attempts) < p.h.MaxTries && p.now().Before(p.deadline)
 }
 
 // nextAccount gets a place on an account, waiting for one if that is worth it.
@@ -110,11 +110,11 @@ func (p *pass) anotherRound() bool {
 		}
 	case refusal.Open == 0 && refusal.Busy == 0:
 		// Nobody is free before the first bench ends.
-		wait = time.Until(refusal.FreeAt)
+		wait = refusal.FreeAt.Sub(p.now())
 	default:
-		wait = min(wait, time.Until(refusal.FreeAt))
+		wait = min(wait, refusal.FreeAt.Sub(p.now()))
 	}
-	if time.Now().Add(wait).After(p.deadline) {
+	if p.now().Add(wait).After(p.deadline) {
 		return false
 	}
 	return sleep(p.ctx, wait)
@@ -202,7 +202,7 @@ func (p *pass) waitsOut(a *answer) bool {
 		return false
 	}
 	until, limited := p.rt.pool.LimitedUntil(a.ticket.ID, &p.want)
-	wait := time.Until(until)
+	wait := until.Sub(p.now())
 	if !limited || wait > burstPatience || until.After(p.deadline) {
 		return false
 	}
@@ -215,11 +215,11 @@ func (p *pass) refreshed(a *answer, used oauth.Token) (oauth.Token, error) {
 	defer a.discard()
 	r := p.result(a.ticket)
 	current, _ := p.rt.tokens.Current(a.ticket.ID)
-	young := !used.OlderThan(freshToken, time.Now()) && current.Value.Equal(used.Value)
+	young := !used.OlderThan(freshToken, p.now()) && current.Value.Equal(used.Value)
 	if r.refresh || young || a.ticket.Kind != api.KindOAuth {
 		if a.ticket.Kind == api.KindOAuth && p.target.Endpoint == anthropic.Messages {
 			// A good token that is refused: let the account rest.
-			a.verdict.Scope, a.verdict.Until = anthropic.ScopeAccount, time.Now().Add(refusedRest)
+			a.verdict.Scope, a.verdict.Until = anthropic.ScopeAccount, p.now().Add(refusedRest)
 		}
 		p.report(a)
 		return oauth.Token{}, nil

@@ -35,21 +35,25 @@ type rig struct {
 	app *App
 	srv *httptest.Server
 	dir string
+
+	config string           // that it was started with
+	now    func() time.Time // its clock; nil = time.Now
+	stop   func()
 }
 
 // rigOptions are all optional.
 type rigOptions struct {
-	sim       simulator.Options
-	shared    *rig     // whose simulator is used, instead of one of its own
-	upstream  string   // instead of the simulator
-	tls       bool     // HTTPS to the simulator
-	global    []string // lines of the global block
-	oauth     []string // lines of its oauth block
-	options   []string // global options beside it
-	directive []string // lines of the directive
-	site      []string // lines of the site beside the directive
-	servers   string   // lines of the servers option
-	path      string   // of the database
+	sim       simulator.Options // the balancer shares its clock
+	shared    *rig              // whose simulator is used, instead of one of its own
+	upstream  string            // instead of the simulator
+	tls       bool              // HTTPS to the simulator
+	global    []string          // lines of the global block
+	oauth     []string          // lines of its oauth block
+	options   []string          // global options beside it
+	directive []string          // lines of the directive
+	site      []string          // lines of the site beside the directive
+	servers   string            // lines of the servers option
+	path      string            // of the database
 }
 
 // Provisioning replaces Caddy's process-wide loggers and storage.
@@ -74,7 +78,7 @@ func TestMain(m *testing.M) {
 
 func newRig(t testing.TB, o rigOptions) *rig {
 	t.Helper()
-	r := &rig{t: t, sim: simulator.New(o.sim), dir: t.TempDir()}
+	r := &rig{t: t, sim: simulator.New(o.sim), dir: t.TempDir(), now: o.sim.Now}
 	switch {
 	case o.shared != nil:
 		r.sim, r.up = o.shared.sim, o.shared.up
@@ -130,8 +134,16 @@ http://localhost, http://127.0.0.1, http://example.com, http://evil.example {
 }`, o.servers, strings.Join(o.options, "\n"), o.path, r.up.URL, r.up.URL, strings.Join(o.oauth, "\n"), strings.Join(o.global, "\n"), strings.Join(o.site, "\n"), upstream, strings.Join(o.directive, "\n"))
 }
 
+// restart ends the balancer and starts it again with what it has stored.
+func (r *rig) restart() {
+	r.t.Helper()
+	r.stop()
+	r.start(r.config)
+}
+
 func (r *rig) start(caddyfile string) {
 	t := r.t
+	r.config = caddyfile
 	t.Helper()
 	provisioning.Lock()
 	defer provisioning.Unlock()
@@ -156,6 +168,9 @@ func (r *rig) start(caddyfile string) {
 		t.Fatal(err)
 	}
 	r.app = app.(*App)
+	if r.now != nil {
+		r.app.runtime.now = r.now
+	}
 	if err := r.app.events.Start(); err != nil { // subscribes
 		t.Fatal(err)
 	}
@@ -165,15 +180,17 @@ func (r *rig) start(caddyfile string) {
 	for _, server := range web.(*caddyhttp.App).Servers {
 		r.srv = httptest.NewServer(server)
 	}
-	t.Cleanup(func() {
-		r.srv.Close()
-		if err := r.app.Stop(); err != nil {
+	srv, a := r.srv, r.app
+	r.stop = sync.OnceFunc(func() {
+		srv.Close()
+		if err := a.Stop(); err != nil {
 			t.Error(err)
 		}
-		if err := r.app.Cleanup(); err != nil {
+		if err := a.Cleanup(); err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(r.stop)
 }
 
 // add puts an account into the simulator and into the pool.

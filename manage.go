@@ -110,7 +110,7 @@ func (rt *runtime) profile(ctx context.Context, c store.Credential) (oauth.Profi
 // saveLogin stores a login: in place for an account that logs in again.
 func (rt *runtime) saveLogin(ctx context.Context, done oauth.Done, c store.Credential, profile oauth.Profile) (name string, err error) {
 	if done.ReplaceID == "" {
-		a := store.Account{ID: newID(), Name: done.Name, Plan: done.Plan, CreatedAt: time.Now(), Weight: 1, Tier: profile.Tier, Credential: c}
+		a := store.Account{ID: newID(), Name: done.Name, Plan: done.Plan, CreatedAt: rt.now(), Weight: 1, Tier: profile.Tier, Credential: c}
 		if err := rt.store.AddAccount(ctx, a); err != nil {
 			return "", explainName(a.Name, err)
 		}
@@ -211,7 +211,7 @@ func (rt *runtime) storedKey(ctx context.Context, name string) (store.Key, error
 
 // AddKey implements api.Backend.
 func (rt *runtime) AddKey(ctx context.Context, n api.NewKey) (api.Key, error) {
-	k, err := access.ValidateNewKey(n, time.Now())
+	k, err := access.ValidateNewKey(n, rt.now())
 	if err != nil {
 		return api.Key{}, err
 	}
@@ -219,7 +219,7 @@ func (rt *runtime) AddKey(ctx context.Context, n api.NewKey) (api.Key, error) {
 	if err != nil {
 		return api.Key{}, err
 	}
-	k.ID, k.CreatedAt, k.Hash = newID(), time.Now(), access.Hash(credential)
+	k.ID, k.CreatedAt, k.Hash = newID(), rt.now(), access.Hash(credential)
 	if err := rt.store.AddKey(ctx, k); err != nil {
 		if errors.Is(err, store.ErrExists) {
 			return api.Key{}, api.Conflict("a client key named %q already exists", k.Name)
@@ -247,7 +247,7 @@ func (rt *runtime) UpdateKey(ctx context.Context, name string, p api.KeyPatch) (
 	if err != nil {
 		return api.Key{}, err
 	}
-	if k, err = access.ValidatePatch(k, p, time.Now()); err != nil {
+	if k, err = access.ValidatePatch(k, p, rt.now()); err != nil {
 		return api.Key{}, err
 	}
 	if err := rt.store.UpdateKey(ctx, k); err != nil {
@@ -290,7 +290,7 @@ func (rt *runtime) RotateKey(ctx context.Context, name string, grace time.Durati
 	if err != nil {
 		return api.Key{}, err
 	}
-	k.PreviousHash, k.PreviousUntil = k.Hash, time.Now().Add(grace)
+	k.PreviousHash, k.PreviousUntil = k.Hash, rt.now().Add(grace)
 	k.Hash = access.Hash(credential)
 	if err := rt.store.UpdateKey(ctx, k); err != nil {
 		return api.Key{}, explainKeyGone(name, err)
@@ -315,7 +315,7 @@ func (rt *runtime) RevokeKey(ctx context.Context, name string) error {
 // spentByKey sums up what each key has spent in its running period, by id.
 func (rt *runtime) spentByKey(ctx context.Context, keys []store.Key) (map[string]float64, error) {
 	spent := make(map[string]float64)
-	now := time.Now()
+	now := rt.now()
 	byPeriod := make(map[string]map[string]float64)
 	for _, k := range keys {
 		if k.BudgetUSD == nil {

@@ -116,7 +116,7 @@ func (rt *runtime) tokenChanged(id string, e oauth.Event) {
 // poolExhausted tells that a request found no account. Many requests find that
 // at once; the subscribers hear of it once in a while.
 func (rt *runtime) poolExhausted(p *pass) {
-	if !rt.exhausted.allow(time.Now()) {
+	if !rt.exhausted.allow(rt.now()) {
 		return
 	}
 	model, tries := p.want.Model, len(p.attempts)

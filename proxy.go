@@ -84,7 +84,7 @@ var errClientGone = errors.New("the client is gone")
 
 // proxy serves one request.
 func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, rt *runtime, target anthropic.Target, who access.Who) {
-	p := &pass{h: h, rt: rt, w: w, r: r, id: newID(), start: time.Now(), target: target, who: who, log: h.logger}
+	p := &pass{h: h, rt: rt, w: w, r: r, id: newID(), start: rt.now(), target: target, who: who, log: h.logger}
 	p.deadline = p.start.Add(time.Duration(h.TryDuration))
 	p.ctx = r.Context()
 	if key := who.Key; key != nil {
@@ -115,6 +115,10 @@ func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, rt *runtime, tar
 		p.refused.write(w, r, p.id)
 	}
 }
+
+// now is the runtime's clock. Waits and the silence of streams are measured in
+// real time.
+func (p *pass) now() time.Time { return p.rt.now() }
 
 // errKeyRevoked is the cause of everything that ends because the client's key
 // was revoked: a wait, a try, an answer that runs.

@@ -3,7 +3,6 @@ package claudebalancer
 import (
 	"encoding/json"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -46,7 +45,7 @@ func (p *pass) judgeEnd() {
 	case p.lateError != nil:
 		v = anthropic.StreamErrorVerdict(p.lateError, anthropic.Answer{
 			Endpoint: p.target.Endpoint, Kind: a.ticket.Kind, Model: p.want.Model, Family: p.want.Family,
-			Status: a.res.StatusCode, Header: a.res.Header, Now: time.Now(),
+			Status: a.res.StatusCode, Header: a.res.Header, Now: p.now(),
 		})
 	case p.broken != "" && !p.keyRevoked():
 		v = anthropic.Verdict{Cause: anthropic.CauseReset, Failure: true, Message: p.broken}
@@ -79,7 +78,7 @@ func (p *pass) settleOutcome() {
 
 // row is the request as the history keeps it.
 func (p *pass) row() store.Row {
-	now := time.Now()
+	now := p.now()
 	first := p.firstByte
 	if first.IsZero() {
 		first = now
@@ -214,7 +213,7 @@ func (p *pass) debugChosen(t *selection.Ticket) {
 // debugTried tells what came of a try; a failover is a warning.
 func (p *pass) debugTried(a *answer) {
 	level := zapcore.DebugLevel
-	if a.verdict.Cause != anthropic.CauseOK && a.verdict.Action != anthropic.Pass && p.rt.warnings.allow(time.Now()) {
+	if a.verdict.Cause != anthropic.CauseOK && a.verdict.Action != anthropic.Pass && p.rt.warnings.allow(p.now()) {
 		level = zapcore.WarnLevel
 	}
 	if c := p.log.Check(level, "account tried"); c != nil {

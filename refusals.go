@@ -153,11 +153,11 @@ func (p *pass) comeBack() time.Duration {
 	overloaded := p.anyCause(anthropic.CauseOverloaded)
 	switch {
 	case refusal.Open == 0 && refusal.Busy == 0 && !refusal.FreeAt.IsZero():
-		wait = max(time.Until(refusal.FreeAt), time.Second)
+		wait = max(refusal.FreeAt.Sub(p.now()), time.Second)
 	case refusal.Busy > 0, overloaded:
 		wait = overloadWait
 	case !refusal.FreeAt.IsZero():
-		wait = min(wait, max(time.Until(refusal.FreeAt), time.Second))
+		wait = min(wait, max(refusal.FreeAt.Sub(p.now()), time.Second))
 	}
 	if overloaded {
 		wait = max(wait, overloadWait)

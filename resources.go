@@ -121,7 +121,7 @@ func (p *pass) rememberOwner(s *streamWriter) {
 	if id == "" {
 		return
 	}
-	r := store.Resource{ID: id, AccountID: p.answer.ticket.ID, ClientKey: p.want.Client, CreatedAt: time.Now()}
+	r := store.Resource{ID: id, AccountID: p.answer.ticket.ID, ClientKey: p.want.Client, CreatedAt: p.now()}
 	// The client may be gone by now; what it made still has an owner.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), resourceWait)
 	defer cancel()

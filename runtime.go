@@ -31,6 +31,7 @@ var runtimes = caddy.NewUsagePool()
 // so that a reload takes nothing from under a running stream.
 type runtime struct {
 	path string
+	now  func() time.Time // tests replace it before the start
 	refs atomic.Int64
 
 	mu     sync.Mutex // orders start and close
@@ -69,7 +70,7 @@ const (
 )
 
 func newRuntime(path string) *runtime {
-	rt := &runtime{path: path, ready: make(chan struct{}), emissions: make(chan emission, maxEmissions)}
+	rt := &runtime{path: path, now: time.Now, ready: make(chan struct{}), emissions: make(chan emission, maxEmissions)}
 	rt.refs.Store(1) // the UsagePool's
 	return rt
 }
@@ -148,22 +149,22 @@ func (rt *runtime) leave(a *App) {
 }
 
 func (rt *runtime) open(ctx context.Context, a *App, sealer *store.Sealer) error {
-	s, err := store.Open(ctx, store.Options{Path: rt.path, Keys: sealer, Now: time.Now, Logger: a.logger.Named("store")})
+	s, err := store.Open(ctx, store.Options{Path: rt.path, Keys: sealer, Now: rt.now, Logger: a.logger.Named("store")})
 	if err != nil {
 		return err
 	}
 	var seed [8]byte
 	_, _ = rand.Read(seed[:]) // never fails
 	rt.store, rt.sealer = s, sealer
-	rt.pool = selection.New(time.Now, binary.LittleEndian.Uint64(seed[:]))
+	rt.pool = selection.New(rt.now, binary.LittleEndian.Uint64(seed[:]))
 	rt.pool.SetPlans(a.plans)
-	rt.keys = access.NewKeyring(time.Now)
-	rt.guard = access.NewGuard(time.Now)
-	rt.logins = oauth.NewLogins(rt.oauthClient, time.Now)
+	rt.keys = access.NewKeyring(rt.now)
+	rt.guard = access.NewGuard(rt.now)
+	rt.logins = oauth.NewLogins(rt.oauthClient, rt.now)
 	rt.tokens = oauth.NewSource(oauth.SourceOptions{
 		Vault:         s,
 		Client:        rt.oauthClient,
-		Now:           time.Now,
+		Now:           rt.now,
 		Logger:        a.logger.Named("oauth"),
 		RefreshBefore: func() time.Duration { return rt.app.Load().refreshBefore() },
 		Owner:         hex.EncodeToString(seed[:]),
@@ -193,7 +194,7 @@ func (rt *runtime) configure(a *App) {
 // oauthClient is a client with the settings in force.
 func (rt *runtime) oauthClient() *oauth.Client {
 	a := rt.app.Load()
-	return &oauth.Client{HTTP: withReplacer{a.transport}, Endpoints: a.endpoints, Now: time.Now, Logger: a.logger.Named("oauth")}
+	return &oauth.Client{HTTP: withReplacer{a.transport}, Endpoints: a.endpoints, Now: rt.now, Logger: a.logger.Named("oauth")}
 }
 
 // withReplacer gives a request of the balancer's own the replacer that Caddy's
@@ -220,7 +221,7 @@ func (rt *runtime) restore(ctx context.Context) error {
 	}
 	rt.pool.Restore(limitsByAccount(limits), windowsByAccount(windows))
 
-	sessions, err := rt.store.Sessions(ctx, time.Now().Add(-selection.SessionsKept), selection.MaxSessions)
+	sessions, err := rt.store.Sessions(ctx, rt.now().Add(-selection.SessionsKept), selection.MaxSessions)
 	if err != nil {
 		return err
 	}
@@ -382,7 +383,7 @@ func (rt *runtime) saveSessions(ctx context.Context) error {
 func (rt *runtime) keepHistory(ctx context.Context) {
 	var audited time.Time
 	rt.every(ctx, pruneEvery, "pruning the history", func(ctx context.Context) error {
-		now, h := time.Now(), rt.app.Load().history()
+		now, h := rt.now(), rt.app.Load().history()
 		if now.Sub(audited) > time.Hour {
 			audited = now
 			err := errors.Join(

@@ -78,7 +78,7 @@ type streamWriter struct {
 func (s *streamWriter) begin(res *http.Response) {
 	p := s.pass
 	now := time.Now()
-	p.firstByte = now
+	p.firstByte = p.now()
 	s.control = http.NewResponseController(s.ResponseWriter)
 	s.lastRead.Store(now.UnixNano())
 	s.events = p.answer.stream

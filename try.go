@@ -44,7 +44,7 @@ var errNoAnswer = errors.New("no answer in time")
 
 // try makes one upstream round trip and judges its outcome.
 func (p *pass) try(ticket *selection.Ticket, token oauth.Token) *answer {
-	begin := time.Now()
+	begin := p.now()
 	ctx, cancel := context.WithCancelCause(p.ctx)
 	a := &answer{ticket: ticket, sent: begin, ctx: ctx, cancel: cancel}
 
@@ -77,7 +77,7 @@ func (p *pass) try(ticket *selection.Ticket, token oauth.Token) *answer {
 		a.verdict = p.judge(a)
 		p.foundNowhere(a)
 	}
-	p.lastTry = time.Since(begin)
+	p.lastTry = p.now().Sub(begin)
 	p.note(a, p.lastTry)
 	return a
 }
@@ -152,7 +152,7 @@ func isEventStream(h http.Header) bool {
 func (p *pass) judge(a *answer) anthropic.Verdict {
 	in := anthropic.Answer{
 		Endpoint: p.target.Endpoint, Kind: a.ticket.Kind, Model: p.want.Model, Family: p.want.Family,
-		Status: a.res.StatusCode, Header: a.res.Header, Now: time.Now(),
+		Status: a.res.StatusCode, Header: a.res.Header, Now: p.now(),
 	}
 	switch {
 	case a.res.StatusCode >= 400:
