@@ -14,7 +14,8 @@ const PHONE = { viewport: { width: 360, height: 780 }, deviceScaleFactor: 2, has
 let stage, browser, page;
 
 before(async () => {
-  [stage, browser] = await Promise.all([Stage.start("policy priority", "retry_delay 10ms", "session_affinity off"), launch()]);
+  stage = await Stage.start("policy priority", "retry_delay 10ms", "session_affinity off");
+  browser = await launch();
 });
 after(async () => {
   await browser?.close();

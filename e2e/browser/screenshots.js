@@ -42,9 +42,10 @@ async function perform(stage) {
 export async function take(folder) {
   await mkdir(folder, { recursive: true });
   const stage = await Stage.start("policy priority");
-  const browser = await launch();
   const sizes = {};
+  let browser;
   try {
+    browser = await launch();
     const leave = await perform(stage);
     for (const [name, options] of Object.entries(pictures)) {
       const page = await open(browser, `${stage.url}/`, { ...options, timezoneId, locale: "en-US" });
@@ -58,7 +59,7 @@ export async function take(folder) {
     }
     leave();
   } finally {
-    await browser.close();
+    await browser?.close();
     await stage.stop();
   }
   return sizes;
