@@ -1,29 +1,30 @@
 # Caddy with claude-balancer, built from this checkout:
 #
 #	docker build -f xcaddy.Dockerfile -t caddy-claude .
-#	docker run -p 443:443 -v caddy_data:/data -v $PWD/Caddyfile:/etc/caddy/Caddyfile caddy-claude
+#	docker compose -f packaging/compose.yaml up -d
 #
-# The database is on the /data volume, beside the certificates. Accounts are
-# managed inside the container: docker exec -it … caddy claude-balancer add work
-ARG CADDY_VERSION=2.11.9
-FROM caddy:${CADDY_VERSION}-builder AS builder
-# The builder image's own default may be older than this module needs.
-ARG CADDY_VERSION
+# The database lies on the /data volume, beside the certificates, in
+# /data/caddy/claude-accounts.db. Accounts are managed inside the container:
+#
+#	docker exec -it <container> caddy claude-balancer add work --mode max
+FROM golang:1.26.8-alpine3.24 AS builder
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-# A version with a local replacement needs no look-up in a module proxy.
-RUN CGO_ENABLED=0 xcaddy build v${CADDY_VERSION} \
-	--with github.com/claude-balancer/claude-balancer@v0.0.0=/src \
-	--output /usr/bin/caddy
+# The build itself is in a script, which CI runs, too.
+RUN packaging/xcaddy-build /usr/bin/caddy
 
-FROM caddy:${CADDY_VERSION}
+FROM caddy:2.11.9-alpine
 COPY --from=builder /usr/bin/caddy /usr/bin/caddy
-RUN adduser -S -D -H -u 1001 -G nobody caddy \
+COPY Caddyfile.example /etc/caddy/Caddyfile
+# Ports below 1024 without root; folders that the volumes take their owner from.
+RUN setcap cap_net_bind_service=+ep /usr/bin/caddy \
+	&& adduser -S -D -H -u 1001 -G nobody caddy \
 	&& mkdir -p /data/caddy /config/caddy \
 	&& chown -R caddy /data /config
 USER caddy
-COPY Caddyfile.example /etc/caddy/Caddyfile
+VOLUME ["/data", "/config"]
+# Answers once a configuration with claude_balancer is live.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s \
-	CMD wget -q -O /dev/null http://localhost:2019/claude_balancer/version || exit 1
+	CMD wget -q -O /dev/null http://127.0.0.1:2019/claude_balancer/version || exit 1
