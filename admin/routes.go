@@ -77,6 +77,15 @@ func (a *adminAPI) Routes() []caddy.AdminRoute {
 	return all
 }
 
+// Patterns lists all routes as "METHOD /path", for who describes them.
+func Patterns() []string {
+	var patterns []string
+	for _, r := range new(adminAPI).routes() {
+		patterns = append(patterns, r.method+" "+prefix+r.path)
+	}
+	return patterns
+}
+
 // serve looks the pool up for each request, see adminAPI.
 func (a *adminAPI) serve(h handler) caddy.AdminHandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
