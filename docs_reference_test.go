@@ -80,6 +80,8 @@ const caddyfilePage = "docs/caddyfile.md"
 func TestTheCaddyfileReferenceHasEveryWordAndNoOther(t *testing.T) {
 	t.Parallel()
 	const unknown = "unheard_of"
+	allowed := regexp.MustCompile(`allowed (?:are|is) (.*?),? at Caddyfile:`)
+	all := []string{"claude_balancer"}
 	for heading, block := range map[string]string{
 		"## Global options": "{\nclaude_balancer {\n" + unknown + "\n}\n}\n",
 		"### plan":          "{\nclaude_balancer {\nplan x {\n" + unknown + " y\n}\n}\n}\n",
@@ -87,23 +89,22 @@ func TestTheCaddyfileReferenceHasEveryWordAndNoOther(t *testing.T) {
 		"## Directive":      "localhost {\nclaude_balancer {\n" + unknown + "\n}\n}\n",
 		"### dashboard":     "localhost {\nclaude_balancer {\ndashboard {\n" + unknown + "\n}\n}\n}\n",
 	} {
-		_, list, ok := regexpCut(regexp.MustCompile(`allowed (?:are|is) `), adapt(block))
-		if !ok {
+		list := allowed.FindStringSubmatch(adapt(block))
+		if list == nil {
 			t.Fatalf("%s: the error lists nothing: %s", heading, adapt(block))
 		}
-		list, _, _ = strings.Cut(list, " at Caddyfile:")
-		list, _, _ = strings.Cut(list, ", at Caddyfile:")
-		words := strings.FieldsFunc(strings.ReplaceAll(list, " and ", ", "), func(r rune) bool { return r == ',' || r == ' ' })
+		words := strings.Split(strings.ReplaceAll(list[1], " and ", ", "), ", ")
+		all = append(all, words...)
 		sameWords(t, caddyfilePage+" "+heading, docWords(t, caddyfilePage, heading), words)
 	}
-}
 
-func regexpCut(sep *regexp.Regexp, s string) (before, after string, found bool) {
-	at := sep.FindStringIndex(s)
-	if at == nil {
-		return s, "", false
+	// The syntax in the comments of the parsers has the same words.
+	var commented []string
+	for _, match := range regexp.MustCompile(`(?m)^//\t+([a-z_]+)`).FindAllStringSubmatch(readText(t, "caddyfile.go"), -1) {
+		commented = append(commented, match[1])
 	}
-	return s[:at[0]], s[at[1]:], true
+	slices.Sort(commented)
+	sameWords(t, "the syntax in caddyfile.go", slices.Compact(commented), all)
 }
 
 // TestTheCaddyfileReferenceTellsTheDefaults writes each documented default out:
