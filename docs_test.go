@@ -151,7 +151,7 @@ func TestEveryCommandInTheDocsExists(t *testing.T) {
 	}
 }
 
-var shellWord = regexp.MustCompile(`'[^']*'|"[^"]*"|<[\w-]+>|[|&;<>]+|(?:[^\s'"|&;<>]|'[^']*'|"[^"]*")+`)
+var shellToken = regexp.MustCompile(`'[^']*'|"[^"]*"|<[\w-]+>|[|&;<>]+|(?:[^\s'"|&;<>]|'[^']*'|"[^"]*")+`)
 
 // shellCommands splits a script into simple commands without redirections and
 // assignments. It knows as much of a shell as the documentation uses.
@@ -165,7 +165,7 @@ func shellCommands(script string) (commands [][]string) {
 			words = nil
 		}
 		redirected := false
-		for _, w := range shellWord.FindAllString(line, -1) {
+		for _, w := range shellToken.FindAllString(line, -1) {
 			if strings.HasPrefix(w, "#") {
 				break
 			}
