@@ -188,6 +188,9 @@ func (b *requestBody) open() io.ReadCloser {
 // repeatable reports whether the body can be sent more than once.
 func (b *requestBody) repeatable() bool { return b.rest == nil }
 
+// drop empties the body of a request that needs none.
+func (b *requestBody) drop() { b.data, b.rest, b.length = b.data[:0], nil, 0 }
+
 // release drops one hold. The last one gives the buffer back.
 func (b *requestBody) release() {
 	if b.refs.Add(-1) > 0 {

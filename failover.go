@@ -22,6 +22,13 @@ const burstPatience = 10 * time.Second
 // in rounds. Its request is ReverseProxy's; what goes upstream is built anew
 // for each try.
 func (p *pass) RoundTrip(*http.Request) (*http.Response, error) {
+	if p.list != nil {
+		return p.list.answer()
+	}
+	return p.rounds()
+}
+
+func (p *pass) rounds() (*http.Response, error) {
 	for p.round = 1; ; p.round++ {
 		p.tried = p.tried[:0]
 		res, err := p.oneRound()
@@ -59,10 +66,11 @@ func (p *pass) oneRound() (*http.Response, error) {
 
 // mayTry reports whether one more try may start.
 func (p *pass) mayTry() bool {
-	if len(p.attempts) == 0 {
+	tries := len(p.attempts) - p.spent
+	if tries == 0 {
 		return true
 	}
-	return len(p.attempts) < p.h.MaxTries && p.now().Before(p.deadline)
+	return tries < p.h.MaxTries && p.now().Before(p.deadline)
 }
 
 // nextAccount gets a place on an account, waiting for one if that is worth it.
@@ -306,6 +314,9 @@ func (p *pass) giveUp() (*http.Response, error) {
 	}
 	if p.held != nil {
 		p.held.discard()
+	}
+	if p.want.Owner != "" && len(p.results) == 0 {
+		return nil, p.refuseOwnerGone()
 	}
 	return nil, p.refuseExhausted()
 }

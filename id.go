@@ -9,12 +9,14 @@ import (
 )
 
 // newID makes a UUID of version 7 in its text form. These begin with the time,
-// so that rows of the history stay in their order in the database's index.
+// here to a quarter of a microsecond (RFC 9562, 6.2, method 3), so that rows of
+// the history and accounts stay in the order of their making.
 func newID() string {
 	var b [16]byte
-	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli())<<16)
-	_, _ = rand.Read(b[6:]) // never fails
-	b[6] = b[6]&0x0f | 0x70
+	now := time.Now().UnixNano()
+	fraction := uint64(now%int64(time.Millisecond)) << 12 / uint64(time.Millisecond)
+	binary.BigEndian.PutUint64(b[:8], uint64(now/int64(time.Millisecond))<<16|0x7000|fraction)
+	_, _ = rand.Read(b[8:]) // never fails
 	b[8] = b[8]&0x3f | 0x80
 	var text [36]byte
 	hex.Encode(text[0:8], b[0:4])

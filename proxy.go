@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -41,14 +42,19 @@ type pass struct {
 
 	body    *requestBody
 	bodyOut sync.Once
-	text    []byte // the body as plain JSON, if it can be read
+	text    []byte // the body without its encoding, while the request is prepared
 	known   anthropic.Body
 	hashed  string            // session, for history and log
 	header  http.Header       // what every try sends, without credential
 	want    selection.Request // what selection has to know
 
-	searching bool // for the owner of an unknown id
+	searching bool     // for the owner of an unknown id
+	named     []string // what the body names, if its owner is known
+	list      *list    // to merge; nil if the request is none
 
+	url      *url.URL // that is asked for upstream: its path and query
+	spent    int      // attempts that do not count for max_tries
+	served   string   // id of the account that has answered a part of the list
 	round    int
 	tried    []string  // ids of the accounts that this round has had
 	results  []*result // one for each account that was tried, in order
@@ -84,7 +90,7 @@ var errClientGone = errors.New("the client is gone")
 
 // proxy serves one request.
 func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, rt *runtime, target anthropic.Target, who access.Who) {
-	p := &pass{h: h, rt: rt, w: w, r: r, id: newID(), start: rt.now(), target: target, who: who, log: h.logger}
+	p := &pass{h: h, rt: rt, w: w, r: r, id: newID(), start: rt.now(), target: target, who: who, url: r.URL, log: h.logger}
 	p.deadline = p.start.Add(time.Duration(h.TryDuration))
 	p.ctx = r.Context()
 	if key := who.Key; key != nil {
@@ -243,9 +249,6 @@ func (p *pass) forward() {
 	stream := &streamWriter{ResponseWriter: p.w, pass: p}
 	defer func() {
 		stream.close()
-		if p.complete {
-			p.rememberOwner(stream)
-		}
 	}()
 	proxy := httputil.ReverseProxy{
 		Rewrite:      func(*httputil.ProxyRequest) {},

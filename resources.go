@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/claude-balancer/claude-balancer/anthropic"
+	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/store"
 )
 
@@ -17,18 +19,21 @@ import (
 // only. Who owns what is remembered when it is made, or found once.
 
 // findOwner binds the request to the account that owns what it names.
-func (p *pass) findOwner() *refusal {
-	switch p.target.Endpoint {
+func (p *pass) findOwner() (refused *refusal) {
+	switch t := p.target; t.Endpoint {
 	case anthropic.Batches, anthropic.Files, anthropic.Skills:
-		if p.target.ID != "" {
+		switch {
+		case t.ID != "" && !(t.Endpoint == anthropic.Skills && anthropic.SharedSkill(t.ID)):
 			return p.ownerOfPath()
-		}
-	case anthropic.Messages, anthropic.CountTokens:
-		if p.body.repeatable() {
+		case t.List:
+			p.list, refused = p.newList()
+		case t.Create && t.Endpoint == anthropic.Batches:
 			return p.ownerOfBody()
 		}
+	case anthropic.Messages, anthropic.CountTokens:
+		return p.ownerOfBody()
 	}
-	return nil
+	return refused
 }
 
 func (p *pass) ownerOfPath() *refusal {
@@ -40,9 +45,21 @@ func (p *pass) ownerOfPath() *refusal {
 		p.want.Owner = r.AccountID
 		return nil
 	case !errors.Is(err, store.ErrNotFound):
-		p.log.Error("looking up who owns a resource", zap.Error(err))
+		return p.refuseLookup(err)
 	}
 	return p.searchOwner()
+}
+
+// refuseLookup: without the store nobody can say whose a resource is, and a
+// guess could show one client's to another.
+func (p *pass) refuseLookup(err error) *refusal {
+	if p.ctx.Err() != nil {
+		p.outcome = api.OutcomeClientGone
+		return &refusal{status: statusClientGone}
+	}
+	p.log.Error("looking up who owns a resource", zap.Error(err))
+	return &refusal{status: http.StatusServiceUnavailable, typ: typeAPI, retryAfter: overloadWait,
+		message: "The balancer cannot look up now which account has this resource. Try again in a few seconds."}
 }
 
 // mayUse reports whether the client may know the resource: a key sees its own,
@@ -54,9 +71,9 @@ func (p *pass) mayUse(r store.Resource) bool {
 // searchOwner lets a read of an unknown id ask each account once. Anything else
 // is refused, since nobody knows on which account it would act.
 func (p *pass) searchOwner() *refusal {
-	limited := p.who.Key != nil && p.who.Key.Restricted()
 	reads := p.r.Method == http.MethodGet || p.r.Method == http.MethodHead
-	if limited || p.rt.unknown.has(p.target.ID, p.start) {
+	limited := p.who.Key != nil && (p.who.Key.Restricted() || !reads)
+	if _, nowhere := p.rt.unknown.get(p.searchKey(), p.start); limited || nowhere {
 		return refuseUnknownID
 	}
 	if !reads && len(p.rt.pool.Snapshot()) > 1 {
@@ -66,28 +83,37 @@ func (p *pass) searchOwner() *refusal {
 	return nil
 }
 
+// searchKey is for whom a search went where: a key may not ask every account.
+func (p *pass) searchKey() string { return p.want.Client + "\x00" + p.target.ID }
+
 var refuseUnknownID = &refusal{status: http.StatusNotFound, typ: typeNotFound, noRetry: true,
 	message: "No account of the pool is known to have this resource."}
 
+// ownerOfBody binds the request to the account of the first resource that its
+// body names. Each of them must be the client's.
 func (p *pass) ownerOfBody() *refusal {
+	if !p.body.repeatable() {
+		return nil
+	}
 	ids := anthropic.BodyResources(p.text)
 	if len(ids) == 0 {
 		return nil
 	}
 	owned, err := p.rt.store.Resources(p.ctx, ids)
 	if err != nil {
-		p.log.Error("looking up who owns a resource", zap.Error(err))
-		return nil
+		return p.refuseLookup(err)
 	}
 	for _, id := range ids { // all of them: one's own does not open another's
 		r, known := owned[id]
 		switch {
 		case !known:
+			continue
 		case !p.mayUse(r):
 			return refuseUnknownID
 		case p.want.Owner == "":
 			p.want.Owner = r.AccountID
 		}
+		p.named = append(p.named, id)
 	}
 	return nil
 }
@@ -100,27 +126,57 @@ func (p *pass) foundNowhere(a *answer) {
 	}
 }
 
-// rememberOwner keeps who owns what this request made, used or found.
-func (p *pass) rememberOwner(s *streamWriter) {
-	id := ""
-	switch status := p.answer.res.StatusCode; {
-	case p.searching && status == http.StatusNotFound:
-		p.rt.unknown.add(p.target.ID, p.start)
+// endSearch remembers where the search for an unknown id has ended.
+func (p *pass) endSearch() {
+	if !p.searching {
 		return
-	case status >= 300:
+	}
+	if p.answer.res.StatusCode < 300 {
+		p.own(p.target.ID)
 		return
-	case p.searching:
-		id = p.target.ID
+	}
+	for _, r := range p.results {
+		if r.status != http.StatusNotFound {
+			return // who did not answer may have it
+		}
+	}
+	p.rt.unknown.add(p.searchKey(), struct{}{}, p.start)
+}
+
+// made is the id of what the answer has made, once it was told.
+func (s *streamWriter) made() string {
+	p := s.pass
+	switch {
+	case p.answer.res.StatusCode >= 300:
+		return ""
 	case p.target.Create && s.whole != nil:
-		id = s.whole.ID()
-	case p.target.Endpoint == anthropic.Messages && s.events:
-		id = s.scan.Container()
-	case p.target.Endpoint == anthropic.Messages && s.whole != nil:
-		id = s.whole.Container()
+		return s.whole.ID()
+	case p.target.Endpoint != anthropic.Messages:
+		return ""
+	case s.events:
+		return s.scan.Container()
+	case s.whole != nil:
+		return s.whole.Container()
 	}
-	if id == "" {
+	return ""
+}
+
+// rememberOwner keeps who owns what the answer has made, before the client has
+// its id and may ask for it.
+func (s *streamWriter) rememberOwner() {
+	if s.owned {
 		return
 	}
+	if id := s.made(); id != "" {
+		s.owned = true
+		if !slices.Contains(s.pass.named, id) { // else it is known
+			s.pass.own(id)
+		}
+	}
+}
+
+// own keeps that the answering account owns the resource.
+func (p *pass) own(id string) {
 	r := store.Resource{ID: id, AccountID: p.answer.ticket.ID, ClientKey: p.want.Client, CreatedAt: p.now()}
 	// The client may be gone by now; what it made still has an owner.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), resourceWait)
@@ -133,28 +189,36 @@ func (p *pass) rememberOwner(s *streamWriter) {
 // resourceWait bounds the write that remembers an owner.
 const resourceWait = 5 * time.Second
 
-// unknownIDs remembers ids that no account knows, for a while.
-type unknownIDs struct {
-	mu    sync.Mutex
-	until map[string]time.Time
+// recent remembers something of ids for a while.
+type recent[V any] struct {
+	mu   sync.Mutex
+	byID map[string]dated[V]
+}
+
+type dated[V any] struct {
+	value V
+	until time.Time
 }
 
 const (
-	unknownKept = 10 * time.Minute
-	unknownMost = 10_000
+	recentKept = 10 * time.Minute
+	recentMost = 10_000
 )
 
-func (u *unknownIDs) has(id string, now time.Time) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.until[id].After(now)
+func (r *recent[V]) get(id string, now time.Time) (value V, known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d, ok := r.byID[id]; ok && d.until.After(now) {
+		return d.value, true
+	}
+	return value, false
 }
 
-func (u *unknownIDs) add(id string, now time.Time) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.until == nil || len(u.until) >= unknownMost {
-		u.until = make(map[string]time.Time)
+func (r *recent[V]) add(id string, value V, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.byID == nil || len(r.byID) >= recentMost {
+		r.byID = make(map[string]dated[V])
 	}
-	u.until[id] = now.Add(unknownKept)
+	r.byID[id] = dated[V]{value, now.Add(recentKept)}
 }

@@ -50,9 +50,10 @@ type runtime struct {
 	guard     *access.Guard
 	prices    atomic.Pointer[anthropic.Prices]
 	feed      feed
-	unknown   unknownIDs
-	warnings  limiter // of failovers in the log
-	exhausted limiter // of requests that found no account
+	unknown   recent[struct{}] // ids that no account knows, by who asked
+	cursors   recent[string]   // accounts of list items
+	warnings  limiter          // of failovers in the log
+	exhausted limiter          // of requests that found no account
 	emissions chan emission
 
 	loading sync.Mutex // makes reading accounts and keys and taking them over one step

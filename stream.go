@@ -69,6 +69,7 @@ type streamWriter struct {
 	whole    *anthropic.JSONScanner // of an answer in one piece
 	left     int64                  // bytes of the answer still to come; negative = unknown
 	timer    *time.Timer
+	owned    bool // what the answer has made is remembered
 	closed   bool
 	lastPing time.Time
 	lastRead atomic.Int64 // nanoseconds since the epoch
@@ -79,6 +80,7 @@ func (s *streamWriter) begin(res *http.Response) {
 	p := s.pass
 	now := time.Now()
 	p.firstByte = p.now()
+	p.endSearch()
 	s.control = http.NewResponseController(s.ResponseWriter)
 	s.lastRead.Store(now.UnixNano())
 	s.events = p.answer.stream
@@ -116,6 +118,7 @@ func (s *streamWriter) Write(b []byte) (int, error) {
 		s.readUsage()
 		s.pass.settleKey()
 	}
+	s.rememberOwner()
 	return s.ResponseWriter.Write(b)
 }
 

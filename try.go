@@ -85,8 +85,8 @@ func (p *pass) try(ticket *selection.Ticket, token oauth.Token) *answer {
 // request builds what goes upstream for one try.
 func (p *pass) request(ctx context.Context, token oauth.Token) *http.Request {
 	up := p.h.upstream
-	u := &url.URL{Scheme: up.Scheme, Host: up.Host, Path: up.Path + p.r.URL.Path, RawQuery: p.r.URL.RawQuery, ForceQuery: p.r.URL.ForceQuery}
-	if raw := p.r.URL.RawPath; raw != "" {
+	u := &url.URL{Scheme: up.Scheme, Host: up.Host, Path: up.Path + p.url.Path, RawQuery: p.url.RawQuery, ForceQuery: p.url.ForceQuery}
+	if raw := p.url.RawPath; raw != "" {
 		u.RawPath = up.EscapedPath() + raw
 	}
 	header := make(http.Header, len(p.header)+2)

@@ -6,6 +6,7 @@ package anthropic
 import (
 	"bytes"
 	"slices"
+	"strings"
 )
 
 const (
@@ -102,6 +103,10 @@ func appendID(ids []string, value []byte, prefix string) []string {
 	}
 	return append(ids, id)
 }
+
+// SharedSkill reports whether a skill is Anthropic's own, which every account
+// has: its id has no prefix. Source: API reference, Skills.
+func SharedSkill(id string) bool { return !strings.HasPrefix(id, "skill_") }
 
 // CreatedID returns the id of the resource that an answer describes: its
 // top-level "id", "" if there is none.

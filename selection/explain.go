@@ -130,15 +130,15 @@ func (p *Pool) Allowed(model string) (names []string) {
 	return names
 }
 
-// Why says of each account whose model list and client key allow the request
-// whether it can serve it now, and why not.
+// Why says of each account that the model, the client key and the owner leave
+// whether it can serve the request now, and why not.
 func (p *Pool) Why(r *Request) []Opinion {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.look(r)
 	var out []Opinion
 	for _, m := range p.members {
-		if !m.allows(r) || r.Allowed != nil && !r.Allowed(m.Name) {
+		if !m.allows(r) || r.Allowed != nil && !r.Allowed(m.Name) || r.Owner != "" && r.Owner != m.ID {
 			continue
 		}
 		reason := m.explain(r, now)
