@@ -45,7 +45,6 @@ type pass struct {
 	text    []byte // the body without its encoding, while the request is prepared
 	known   anthropic.Body
 	hashed  string            // session, for history and log
-	header  http.Header       // what every try sends, without credential
 	want    selection.Request // what selection has to know
 
 	searching bool     // for the owner of an unknown id
@@ -173,7 +172,6 @@ func (p *pass) prepare() *refusal {
 		return refused
 	}
 	p.text = nil // a decoded copy need not live as long as the answer
-	p.header = anthropic.UpstreamHeader(p.r.Header)
 	return nil
 }
 
@@ -265,11 +263,12 @@ func (p *pass) forward() {
 			panic(v) // upstream broke: abort towards the client; a client that is gone has nothing to abort
 		}
 	}()
-	// RoundTrip builds what goes upstream from the request as it came, so the
-	// proxy's own copy can be an empty one.
-	shell := &http.Request{Method: p.r.Method, URL: p.h.upstream, Header: http.Header{}, Proto: p.r.Proto, ProtoMajor: p.r.ProtoMajor, ProtoMinor: p.r.ProtoMinor}
 	proxy.ServeHTTP(stream, shell.WithContext(ctx))
 }
+
+// shell is the request that ReverseProxy sees and copies: an empty one, since
+// RoundTrip builds what goes upstream from the request as it came.
+var shell = &http.Request{URL: new(url.URL), Header: http.Header{}}
 
 // letBodyGo drops the request's own hold on its body: no try will need it.
 func (p *pass) letBodyGo() { p.bodyOut.Do(p.body.release) }

@@ -160,30 +160,63 @@ func (p *pass) addError(row *store.Row) {
 	}
 }
 
-// expose sets the placeholders and the access log's fields.
+// expose sets the placeholders and the access log's fields. Placeholders are
+// looked up when something asks for them, and fields are set only where there
+// is a log: few requests pay for what few sites use.
 func (p *pass) expose(row *store.Row) {
-	values := [...]struct {
-		name  string
-		value any
-	}{
-		{"account", deref(row.AccountUsed)},
-		{"plan", deref(row.PlanType)},
-		{"model", deref(row.Model)},
-		{"session", p.hashed},
-		{"attempts", len(p.attempts)},
-		{"outcome", string(p.outcome)},
-	}
 	ctx := p.r.Context()
+	values := p.exposed(row)
 	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		for _, v := range values {
-			repl.Set("http.claude_balancer."+v.name, v.value)
-		}
+		repl.Map(func(key string) (any, bool) {
+			name, ours := strings.CutPrefix(key, "http.claude_balancer.")
+			if !ours {
+				return nil, false
+			}
+			return values.value(name)
+		})
+	}
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); !ok || server.Logs == nil {
+		return
 	}
 	if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		for _, v := range values {
-			extra.Set(zap.Any("claude_"+v.name, v.value))
+		for _, name := range exposedNames {
+			value, _ := values.value(name)
+			extra.Set(zap.Any("claude_"+name, value))
 		}
 	}
+}
+
+// exposed is what placeholders and the access log tell of a request.
+type exposed struct {
+	account, plan, model, session, outcome string
+	attempts                               int
+}
+
+var exposedNames = [...]string{"account", "plan", "model", "session", "attempts", "outcome"}
+
+func (p *pass) exposed(row *store.Row) exposed {
+	return exposed{
+		account: deref(row.AccountUsed), plan: deref(row.PlanType), model: deref(row.Model),
+		session: p.hashed, outcome: string(p.outcome), attempts: len(p.attempts),
+	}
+}
+
+func (e *exposed) value(name string) (any, bool) {
+	switch name {
+	case "account":
+		return e.account, true
+	case "plan":
+		return e.plan, true
+	case "model":
+		return e.model, true
+	case "session":
+		return e.session, true
+	case "attempts":
+		return e.attempts, true
+	case "outcome":
+		return e.outcome, true
+	}
+	return nil, false
 }
 
 func deref(s *string) string {

@@ -89,10 +89,7 @@ func (p *pass) request(ctx context.Context, token oauth.Token) *http.Request {
 	if raw := p.url.RawPath; raw != "" {
 		u.RawPath = up.EscapedPath() + raw
 	}
-	header := make(http.Header, len(p.header)+2)
-	for name, values := range p.header {
-		header[name] = values
-	}
+	header := anthropic.UpstreamHeader(p.r.Header)
 	anthropic.SetCredential(header, token.Kind, token.Value)
 	req := &http.Request{
 		Method: p.r.Method, URL: u, Host: up.Host, Header: header,
