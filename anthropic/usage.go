@@ -3,8 +3,7 @@ package anthropic
 // Counting what an answer has used.
 
 import (
-	"encoding/json"
-	"errors"
+	"strconv"
 
 	"github.com/claude-balancer/claude-balancer/api"
 )
@@ -20,30 +19,6 @@ type Usage struct {
 	Speed        string // standard, fast
 }
 
-// wireUsage is a usage object: of a JSON answer, of message_start, or of
-// message_delta, where any counter may be null or absent. Source: API
-// reference, Messages and Streaming.
-type wireUsage struct {
-	Input        *int64 `json:"input_tokens"`
-	Output       *int64 `json:"output_tokens"`
-	CacheRead    *int64 `json:"cache_read_input_tokens"`
-	CacheWrite   *int64 `json:"cache_creation_input_tokens"`
-	CacheWriteBy struct {
-		FiveMinutes *int64 `json:"ephemeral_5m_input_tokens"`
-		OneHour     *int64 `json:"ephemeral_1h_input_tokens"`
-	} `json:"cache_creation"`
-	ServerTools struct {
-		WebSearches *int64 `json:"web_search_requests"`
-	} `json:"server_tool_use"`
-	InferenceGeo *string `json:"inference_geo"`
-	ServiceTier  *string `json:"service_tier"`
-	Speed        *string `json:"speed"`
-	Iterations   []struct {
-		Type  string `json:"type"`
-		Model string `json:"model"`
-	} `json:"iterations"`
-}
-
 // tally adds up the usage objects of one answer: a counter that is told again
 // replaces what was told before, since message_delta is cumulative.
 type tally struct {
@@ -54,31 +29,59 @@ type tally struct {
 	oneHour     int64
 }
 
-// add takes over a usage object. A member of a wrong type counts as not told.
+// add takes over a usage object: of a JSON answer, of message_start, or of
+// message_delta, where any counter may be null or absent. A member of a wrong
+// type counts as not told, an object that is not whole as none. Source: API
+// reference, Messages and Streaming.
 func (t *tally) add(raw []byte) {
-	var w wireUsage
-	if err := json.Unmarshal(raw, &w); err != nil {
-		if _, mistyped := errors.AsType[*json.UnmarshalTypeError](err); !mistyped {
-			return
+	next := *t
+	u := &next.usage
+	o := readObject(raw)
+	for {
+		name, value, ok := o.next()
+		if !ok {
+			break
+		}
+		switch string(name) {
+		case "input_tokens":
+			next.count(&u.Tokens.Input, value)
+		case "output_tokens":
+			next.count(&u.Tokens.Output, value)
+		case "cache_read_input_tokens":
+			next.count(&u.Tokens.CacheRead, value)
+		case "cache_creation_input_tokens":
+			next.writeTold = next.count(&next.write, value) || next.writeTold
+		case "cache_creation":
+			next.count(&next.fiveMinutes, member(value, "ephemeral_5m_input_tokens"))
+			next.count(&next.oneHour, member(value, "ephemeral_1h_input_tokens"))
+		case "server_tool_use":
+			takeCount(&u.WebSearches, member(value, "web_search_requests"))
+		case "inference_geo":
+			takeWord(&u.InferenceGeo, value)
+		case "service_tier":
+			takeWord(&u.ServiceTier, value)
+		case "speed":
+			takeWord(&u.Speed, value)
+		case "iterations":
+			next.iterations(value)
 		}
 	}
-	u := &t.usage
-	told := take(&u.Tokens.Input, w.Input)
-	told = take(&u.Tokens.Output, w.Output) || told
-	told = take(&u.Tokens.CacheRead, w.CacheRead) || told
-	if take(&t.write, w.CacheWrite) {
-		t.writeTold, told = true, true
+	if o.closed {
+		*t = next
 	}
-	told = take(&t.fiveMinutes, w.CacheWriteBy.FiveMinutes) || told
-	told = take(&t.oneHour, w.CacheWriteBy.OneHour) || told
-	u.Seen = u.Seen || told
-	take(&u.WebSearches, w.ServerTools.WebSearches)
-	takeWord(&u.InferenceGeo, w.InferenceGeo)
-	takeWord(&u.ServiceTier, w.ServiceTier)
-	takeWord(&u.Speed, w.Speed)
-	for _, it := range w.Iterations {
-		if it.Type == "message" { // not a compaction, nor an advisor's
-			t.model(it.Model)
+}
+
+// count takes over a token counter, and tells whether it was one.
+func (t *tally) count(to *int64, value []byte) bool {
+	told := takeCount(to, value)
+	t.usage.Seen = t.usage.Seen || told
+	return told
+}
+
+func (t *tally) iterations(list []byte) {
+	for it := range elements(list) {
+		if text(member(it, "type"), maxWord) == "message" { // not a compaction, nor an advisor's
+			t.model(text(member(it, "model"), maxModel))
 		}
 	}
 }
@@ -102,16 +105,19 @@ func (t *tally) total() Usage {
 	return u
 }
 
-func take(to *int64, n *int64) bool {
-	if n == nil || *n < 0 {
+// takeCount takes over a counter, unless value is no whole number from 0 up.
+func takeCount(to *int64, value []byte) bool {
+	n, err := strconv.ParseUint(string(value), 10, 63)
+	if err != nil {
 		return false
 	}
-	*to = *n
+	*to = int64(n)
 	return true
 }
 
-func takeWord(to *string, s *string) {
-	if s != nil {
-		*to = word(*s)
+// takeWord takes over a string, unless value is none.
+func takeWord(to *string, value []byte) {
+	if len(value) > 0 && value[0] == '"' {
+		*to = word(text(value, maxWord))
 	}
 }
