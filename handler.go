@@ -283,6 +283,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		// Claude Code asks this before it has any credential.
 		w.WriteHeader(http.StatusOK)
 		return nil
+	case path == usagePath:
+		h.serveUsage(w, r)
+		return nil
 	case h.site != nil && dashboard.Owns(path):
 		h.site.ServeHTTP(w, r)
 		return nil

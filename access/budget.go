@@ -18,6 +18,9 @@ const (
 	PeriodMonth = "month"
 )
 
+// periodWords are what clients call the periods.
+var periodWords = map[string]string{PeriodDay: "daily", PeriodWeek: "weekly", PeriodMonth: "monthly"}
+
 // Period returns the start and the end of the budget period that t is in.
 // Anything but day and week means month.
 func Period(period string, t time.Time) (start, end time.Time) {
@@ -104,7 +107,7 @@ func refuseBudget(name string, budget float64, period string, now, reset time.Ti
 	r.Header.Set(overageReset, unix)
 	r.Header.Set(overageUtilization, "1")
 	r.Header.Set(overageThreshold, "1")
-	r.Header.Set(overagePeriod, map[string]string{PeriodDay: "daily", PeriodWeek: "weekly", PeriodMonth: "monthly"}[period])
+	r.Header.Set(overagePeriod, periodWords[period])
 	r.Header.Set(overageDisabled, "org_spend_cap_reached")
 	return r
 }

@@ -1,0 +1,92 @@
+package claudebalancer
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/claude-balancer/claude-balancer/access"
+)
+
+// What Claude Code asks a gateway for beside the API. Source: Claude Code's
+// gateway protocol.
+
+// usagePath is where Claude Code asks what its user has used.
+const usagePath = "/api/oauth/usage"
+
+// authenticate lets in who presents a good client key. Where a client needs
+// none, who.Key may be nil.
+func (h *Handler) authenticate(w http.ResponseWriter, r *http.Request, rt *runtime) (who access.Who, ok bool) {
+	peer := peerOf(r)
+	who, refused := access.Decide(h.access, r, peer, rt.keys)
+	if refused == nil {
+		return who, true
+	}
+	refused = rt.guard.Refuse(peer.Client, refused)
+	countRefused(refused)
+	asRefusal(refused).write(w, r, newID())
+	return who, false
+}
+
+// serveUsage tells the holder of a client key what it has used.
+func (h *Handler) serveUsage(w http.ResponseWriter, r *http.Request) {
+	rt := h.app.runtime
+	if !rt.enter(r) {
+		return
+	}
+	defer rt.release()
+	if !allowMethods(w, r, http.MethodGet, http.MethodHead) {
+		return
+	}
+	who, ok := h.authenticate(w, r, rt)
+	if !ok {
+		return
+	}
+	if who.Key == nil {
+		refuseUsage.write(w, r, newID())
+		return
+	}
+	usage, err := rt.usageOf(r, who.Key)
+	if err != nil {
+		h.logger.Error("reading what a client key spent", zap.String("key", who.Key.Name), zap.Error(err))
+		refuseNoUsage.write(w, r, newID())
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(usage) // the client may be gone
+}
+
+func (rt *runtime) usageOf(r *http.Request, key *access.Key) (access.Usage, error) {
+	if key.HasBudget() {
+		return key.Usage(access.Spending{}), nil
+	}
+	spent, err := access.SpendingSince(time.Now(), func(since time.Time) (float64, error) {
+		sums, err := rt.store.KeySpend(r.Context(), since)
+		return sums[key.Name], err
+	})
+	return key.Usage(spent), err
+}
+
+// allowMethods refuses other methods.
+func allowMethods(w http.ResponseWriter, r *http.Request, methods ...string) bool {
+	for _, m := range methods {
+		if r.Method == m {
+			return true
+		}
+	}
+	w.Header()["Allow"] = methods
+	refuseMethod.write(w, r, newID())
+	return false
+}
+
+var (
+	refuseUsage = &refusal{status: http.StatusNotFound, typ: typeNotFound, noRetry: true,
+		message: "Usage is counted for client keys. Send one to see what it has used."}
+	refuseNoUsage = &refusal{status: http.StatusInternalServerError, typ: typeAPI, noRetry: true,
+		message: "What this client key has used could not be read. The balancer's log says why."}
+	refuseMethod = &refusal{status: http.StatusMethodNotAllowed, typ: typeInvalidRequest, noRetry: true,
+		message: "This endpoint does not have that method."}
+)
