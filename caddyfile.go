@@ -308,6 +308,7 @@ func (a *App) parsePrice(d *caddyfile.Dispenser) error {
 //			cors <origin>...
 //		}
 //		expose_account on|off
+//		telemetry drop|forward <url>
 //		transport <name> {
 //			...
 //		}
@@ -360,10 +361,12 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "expose_account":
 			h.ExposeAccount = new(bool)
 			return parseSwitch(d, h.ExposeAccount)
+		case "telemetry":
+			return h.parseTelemetry(d)
 		case "transport":
 			return parseTransport(d, &h.TransportRaw)
 		}
-		return d.Errf("unrecognized option '%s': allowed are upstream, policy, session_affinity, retries, retry_delay, retry_backoff, max_tries, try_duration, first_event_timeout, answer_timeout, idle_timeout, max_body, max_buffered, spend_extra_usage, access, dashboard, expose_account and transport", word)
+		return d.Errf("unrecognized option '%s': allowed are upstream, policy, session_affinity, retries, retry_delay, retry_backoff, max_tries, try_duration, first_event_timeout, answer_timeout, idle_timeout, max_body, max_buffered, spend_extra_usage, access, dashboard, expose_account, telemetry and transport", word)
 	})
 }
 

@@ -70,6 +70,18 @@ func (rt *runtime) usageOf(r *http.Request, key *access.Key) (access.Usage, erro
 	return key.Usage(spent), err
 }
 
+// serveTelemetry takes the telemetry of clients that may use the API.
+func (h *Handler) serveTelemetry(w http.ResponseWriter, r *http.Request) {
+	rt := h.app.runtime
+	if !rt.enter(r) {
+		return
+	}
+	defer rt.release()
+	if _, ok := h.authenticate(w, r, rt); ok {
+		h.telemetry.ServeHTTP(w, r)
+	}
+}
+
 // allowMethods refuses other methods.
 func allowMethods(w http.ResponseWriter, r *http.Request, methods ...string) bool {
 	for _, m := range methods {

@@ -1,6 +1,9 @@
 package claudebalancer
 
 import (
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"testing"
 	"time"
@@ -49,4 +52,35 @@ func TestUsageIsForKeysOnly(t *testing.T) {
 		t.Errorf("without a key: %s", got.body)
 	}
 	r.send("POST", "/api/oauth/usage", "{}").mustBe(t, 405)
+}
+
+func TestTelemetryIsForClientsThatMayUseTheAPI(t *testing.T) {
+	t.Parallel()
+	got := make(chan string, 10)
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- r.URL.Path + " " + string(body) + " " + r.Header.Get("Authorization")
+	}))
+	t.Cleanup(collector.Close)
+	r := newRig(t, rigOptions{directive: []string{"access keys", "telemetry forward " + collector.URL + "/otlp"}})
+	r.add("a", "max")
+	key := r.key(api.NewKey{Name: "dev"})
+	r.send("POST", "/v1/logs", `{"a":1}`).mustBe(t, 401)
+	for _, signal := range []string{"metrics", "logs", "traces"} {
+		r.send("POST", "/v1/"+signal, `{"a":1}`, "Authorization", "Bearer "+key).mustBe(t, 200)
+		if line := <-got; line != "/otlp/v1/"+signal+` {"a":1} ` {
+			t.Errorf("the collector got %q", line)
+		}
+	}
+	if used := r.used(); len(used) != 0 {
+		t.Errorf("telemetry went upstream: %v", used)
+	}
+}
+
+func TestTelemetryIsDroppedWithoutAnError(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, rigOptions{directive: []string{"telemetry drop"}})
+	for _, signal := range []string{"metrics", "logs", "traces"} {
+		r.send("POST", "/v1/"+signal, `{"a":1}`).mustBe(t, 200)
+	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/claude-balancer/claude-balancer/anthropic"
 	"github.com/claude-balancer/claude-balancer/dashboard"
 	"github.com/claude-balancer/claude-balancer/selection"
+	"github.com/claude-balancer/claude-balancer/signin"
 )
 
 func init() {
@@ -100,6 +101,10 @@ type Handler struct {
 	// Tell clients the name of the account that served them. Default: true.
 	ExposeAccount *bool `json:"expose_account,omitempty"`
 
+	// What becomes of the telemetry that Claude Code sends to the gateway it
+	// is signed in to. Default: there is no such endpoint.
+	Telemetry *TelemetryConfig `json:"telemetry,omitempty"`
+
 	// How requests travel upstream: a transport of Caddy's reverse_proxy.
 	// Default: http, version 1.1.
 	TransportRaw json.RawMessage `json:"transport,omitempty" caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
@@ -111,7 +116,8 @@ type Handler struct {
 	access    access.Mode
 	transport http.RoundTripper
 	site      *site
-	buffered  *atomic.Int64 // bytes of request bodies in memory
+	telemetry *signin.Telemetry // nil = not offered
+	buffered  *atomic.Int64     // bytes of request bodies in memory
 	logger    *zap.Logger
 }
 
@@ -121,6 +127,13 @@ type DashboardConfig struct {
 	Enabled *bool `json:"enabled,omitempty"`
 	// Origins, besides the site's own, whose pages may read the JSON.
 	CORS []string `json:"cors,omitempty"`
+}
+
+// TelemetryConfig says what becomes of telemetry.
+type TelemetryConfig struct {
+	// The OTLP endpoint (HTTP) that gets it; /v1/metrics, /v1/logs and
+	// /v1/traces are added to its path. Default: telemetry is dropped.
+	Forward string `json:"forward,omitempty"`
 }
 
 // Defaults of the handler's settings.
@@ -179,6 +192,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	if h.Dashboard == nil || h.Dashboard.Enabled == nil || *h.Dashboard.Enabled {
 		h.site = newSite(h)
+	}
+	if h.Telemetry != nil {
+		if h.telemetry, err = signin.NewTelemetry(h.Telemetry.Forward, withReplacer{h.app.transport}, h.logger.Named("telemetry")); err != nil {
+			return err
+		}
 	}
 	h.app.use(h)
 	return nil
@@ -275,6 +293,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	case strings.HasPrefix(path, "/v1/"):
 		if r.Method == http.MethodOptions {
 			w.WriteHeader(http.StatusNoContent)
+			return nil
+		}
+		if h.telemetry != nil && r.Method == http.MethodPost && signin.IsTelemetry(path) {
+			h.serveTelemetry(w, r)
 			return nil
 		}
 		h.serveAPI(w, r)
