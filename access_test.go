@@ -475,7 +475,7 @@ func FuzzAStrangersPathReachesNothing(f *testing.F) {
 	f.Fuzz(func(t *testing.T, target string) {
 		u, err := url.ParseRequestURI(target)
 		if err != nil {
-			t.Skip("no server hands this on")
+			return // no server hands this on
 		}
 		req := &http.Request{Method: "GET", URL: u, RequestURI: target, Host: "localhost", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 			Header: http.Header{}, Body: http.NoBody, RemoteAddr: "203.0.113.7:40000"}
