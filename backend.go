@@ -448,6 +448,7 @@ func (rt *runtime) Explain(_ context.Context, q api.ExplainQuery) (api.Explanati
 	policy, keep := a.routing()
 	if q.Session != "" && keep > 0 {
 		want.Session, want.Keep = hashed(want.Client, string(family), q.Session), keep
+		want.WaitUntil = rt.now().Add(burstPatience)
 	}
 	opinions, chosen := rt.pool.Explain(&want, policy)
 	out := api.Explanation{Model: q.Model, Family: string(family), Chosen: optional(chosen), Candidates: []api.Candidate{}}

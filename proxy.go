@@ -232,7 +232,7 @@ func (p *pass) findSession() {
 	p.hashed = hashed(session)
 	if keep := time.Duration(*p.h.SessionAffinity); keep > 0 && p.target.Endpoint == anthropic.Messages {
 		p.want.Session = hashed(p.want.Client, string(p.want.Family), session)
-		p.want.Keep = keep
+		p.want.Keep, p.want.WaitUntil = keep, p.start.Add(burstPatience)
 	}
 }
 

@@ -2,6 +2,7 @@ package selection
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,6 +89,33 @@ func TestASessionMovesWhenItsAccountFailsTheRequest(t *testing.T) {
 	if st := r.SessionStats(); st.Moved["failed"] != 1 {
 		t.Errorf("%+v", st)
 	}
+}
+
+func TestASessionWaitsForAnAccountThatRestsBriefly(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, accounts("a", "b")...)
+	r.serve("b", "s", "a")
+	r.tell("b", sonnet, burstOf(anthropic.FamilySonnet, r.at.Add(5*time.Second)))
+	patient := func(d time.Duration) *Request {
+		req := turnOf("s")
+		req.WaitUntil = r.at.Add(d)
+		return req
+	}
+	r.mustGet("a", turnOf("new")).Release()
+	r.mustGet("a", patient(time.Second)).Release()         // it would take too long
+	r.mustGet("a", patient(10*time.Second), "b").Release() // b had this request already
+	r.pass(time.Second)
+	if o, chosen := r.Explain(patient(10*time.Second), inOrder{}); chosen != "b" || !strings.HasSuffix(o[1].Reason, "; its session waits for it") {
+		t.Errorf("%q: %+v", chosen, o)
+	}
+	got := r.mustRefuse(patient(10 * time.Second))
+	if got.Allowed != 1 || !got.WorthWaiting(r.at.Add(time.Minute)) {
+		t.Errorf("%+v", got)
+	}
+	r.pass(5 * time.Second)
+	r.report(r.mustGet("b", patient(10*time.Second)), ok)
+	r.tell("b", sonnet, spent(r.at.Add(5*time.Second))) // that is no burst
+	r.mustGet("a", patient(time.Minute))
 }
 
 func TestAStragglerDoesNotTakeASessionBack(t *testing.T) {

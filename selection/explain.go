@@ -74,6 +74,8 @@ func (p *Pool) Explain(r *Request, policy Policy) (opinions []Opinion, chosen st
 			o.Score, o.Scored = scorer.Score(r, p.candidate(m, bucketOf(now))), true
 		}
 		switch {
+		case !o.Eligible && m == pin:
+			o.Reason += "; its session waits for it"
 		case !o.Eligible && m == choice:
 			o.Reason += "; nobody else can serve, so a real request tries it"
 		case !o.Eligible:

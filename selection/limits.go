@@ -38,6 +38,13 @@ func (m *member) limitFor(r *Request, now time.Time) *Limit {
 	return worst
 }
 
+// restsBriefly reports whether the session of the request waits for the member:
+// after a burst, and not for long.
+func (m *member) restsBriefly(r *Request, now time.Time) bool {
+	l := m.limitFor(r, now)
+	return l.Cause == anthropic.CauseBurst && !l.Until.After(r.WaitUntil)
+}
+
 // covers reports whether the limit is about the request.
 func (l *Limit) covers(r *Request) bool {
 	switch {

@@ -44,6 +44,9 @@ type Request struct {
 	Session string // affinity key; "" = none
 	// Keep is how long an unused session stays with its account.
 	Keep time.Duration
+	// WaitUntil is how long the session rather waits for its account, when that
+	// rests after a burst, than lose its prompt cache elsewhere; zero = it does not.
+	WaitUntil time.Time
 	// Generative requests draw on usage windows and so respect limits; lists,
 	// files and batches do not.
 	Generative bool

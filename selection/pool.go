@@ -165,6 +165,7 @@ type Refusal struct {
 	FreeAt time.Time
 
 	soonest time.Time // the same, of all benched accounts
+	session bool      // others would serve, but the session waits for its account
 }
 
 // WorthWaiting reports whether an account can be expected until the deadline.
@@ -184,10 +185,13 @@ func (p *Pool) Acquire(r *Request, policy Policy, tried []string) (*Ticket, Refu
 func (p *Pool) acquire(r *Request, policy Policy, tried []string) (*Ticket, Refusal) {
 	now := p.look(r)
 	pin, moved := p.pinned(r, tried, now)
-	if pin != nil {
+	switch {
+	case pin != nil && moved == "":
 		t := p.issue(pin, r, now)
 		t.Kept = true
 		return t, Refusal{}
+	case pin != nil:
+		return nil, Refusal{Accounts: len(p.members), Allowed: 1, FreeAt: pin.limitFor(r, now).Until, session: true}
 	}
 	r.Rand = p.rand.Uint64()
 	m, probe, refusal := p.choose(r, policy, tried, now)
@@ -203,7 +207,8 @@ func (p *Pool) acquire(r *Request, policy Policy, tried []string) (*Ticket, Refu
 }
 
 // pinned is the account that keeps the request's session, or nil and in one
-// word why the account that kept it so far cannot go on.
+// word why the account that kept it so far cannot go on. With both, the session
+// waits for it.
 func (p *Pool) pinned(r *Request, tried []string, now time.Time) (*member, string) {
 	if r.Session == "" {
 		return nil, ""
@@ -217,10 +222,12 @@ func (p *Pool) pinned(r *Request, tried []string, now time.Time) (*member, strin
 		return nil, "removed"
 	}
 	switch o := m.obstacleFor(r, now); {
-	case o != free:
-		return nil, o.word()
 	case slices.Contains(tried, id):
 		return nil, "failed"
+	case o == limited && !m.full() && m.restsBriefly(r, now):
+		return m, o.word()
+	case o != free:
+		return nil, o.word()
 	case m.rank(now) == rankFlagged:
 		return nil, "flagged"
 	}

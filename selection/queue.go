@@ -94,7 +94,7 @@ func (p *Pool) serveOne(unmet map[need]Refusal) bool {
 			refusal, known := unmet[n]
 			var t *Ticket
 			if !known {
-				if t, refusal = p.acquire(w.request, w.policy, w.tried); t == nil && len(w.tried) == 0 {
+				if t, refusal = p.acquire(w.request, w.policy, w.tried); t == nil && len(w.tried) == 0 && !refusal.session {
 					unmet[n] = refusal
 				}
 			}

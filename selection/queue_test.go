@@ -178,6 +178,36 @@ func TestTheQueueEndsWhenABenchEnds(t *testing.T) {
 	}, onePlace())
 }
 
+func TestASessionThatWaitsForItsAccountHoldsNobodyUp(t *testing.T) {
+	inCrowd(t, func(c *crowd) {
+		req := turnOf("s")
+		ticket, _ := c.pool.Acquire(req, inOrder{}, nil)
+		ticket.Report(Report{RequestID: "1", Verdict: ok})
+		time.Sleep(time.Second)
+		ticket.Report(Report{RequestID: "2", Sent: time.Now(), Verdict: burstOf("sonnet", time.Now().Add(5*time.Second))})
+		ticket.Release()
+		b, _ := c.pool.Acquire(message(sonnet), inOrder{}, nil)
+
+		start := time.Now()
+		c.wg.Go(func() {
+			req := turnOf("s")
+			req.WaitUntil = start.Add(10 * time.Second)
+			kept := c.pool.Wait(c.t.Context(), req, inOrder{}, nil, start.Add(time.Minute))
+			if kept == nil || !kept.Kept || kept.Name != "a" || time.Since(start) != 5*time.Second {
+				t.Errorf("%+v after %s", kept, time.Since(start))
+			}
+			kept.Release()
+		})
+		synctest.Wait()
+		c.join(c.t.Context(), "", "other", time.Minute, release)
+		b.Release()
+		synctest.Wait()
+		if got := c.order(); got != "other" || time.Since(start) != 0 {
+			t.Errorf("served %q after %s", got, time.Since(start))
+		}
+	}, onePlace(), func() Account { b := onePlace(); b.ID, b.Name = "b", "b"; return b }())
+}
+
 func TestTheQueueEndsWhenTheOperatorAddsAnAccount(t *testing.T) {
 	inCrowd(t, func(c *crowd) {
 		held := c.hold()
