@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/claude-balancer/claude-balancer/access"
 	"github.com/claude-balancer/claude-balancer/anthropic"
 	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/secret"
@@ -443,6 +444,9 @@ func (rt *runtime) Explain(_ context.Context, q api.ExplainQuery) (api.Explanati
 			return api.Explanation{}, noSuchKey(q.Key)
 		}
 		want.Client, want.Allowed = key.Name, key.AllowsAccount
+		if !key.Allows(q.Model) {
+			return explainKey(key, q.Model, rt.pool.Snapshot()), nil
+		}
 	}
 	a := rt.app.Load()
 	policy, keep := a.routing()
@@ -460,6 +464,16 @@ func (rt *runtime) Explain(_ context.Context, q api.ExplainQuery) (api.Explanati
 		out.Candidates = append(out.Candidates, c)
 	}
 	return out, nil
+}
+
+// explainKey explains a request that no account gets because of its key.
+func explainKey(key *access.Key, model string, accounts []selection.Live) api.Explanation {
+	out := api.Explanation{Model: model, Family: string(anthropic.FamilyOf(model)), Candidates: []api.Candidate{}}
+	reason := fmt.Sprintf("the client key may use %s only", strings.Join(key.Models(), ", "))
+	for _, a := range accounts {
+		out.Candidates = append(out.Candidates, api.Candidate{Account: a.Name, Reason: reason})
+	}
+	return out
 }
 
 // audit keeps who did what. A trail that cannot be written stops nothing, but
