@@ -440,14 +440,24 @@ func (l *list) accountOf(cursor string) (int, error) {
 		return 0, refuseUnknownID
 	case err == nil:
 		owner = r.AccountID
-	case !known:
+	case !known && isID(cursor):
 		return l.search(cursor)
+	case !known:
+		return 0, refuseUnknownID
 	}
 	if i := slices.Index(l.accounts, owner); i >= 0 {
 		return i, nil
 	}
 	p.want.Owner = owner
 	return 0, p.refuseOwnerGone()
+}
+
+// isID reports whether a client's word can be an id, and so stand in a path.
+func isID(s string) bool {
+	const most = 256
+	return len(s) <= most && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r == '_' || r == '-' || '0' <= r && r <= '9' || 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z')
+	})
 }
 
 // search asks each account for the item that a cursor names.

@@ -2,7 +2,6 @@ package claudebalancer
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -414,27 +413,55 @@ func TestAnOwnerIsFoundAgainById(t *testing.T) {
 	}
 }
 
+// madeElsewhere makes a batch on an account, not through the balancer.
+func (r *rig) madeElsewhere(account string) string {
+	r.t.Helper()
+	req := r.request("POST", "/v1/messages/batches", `{"requests":[{"custom_id":"x","params":`+messageBody(sonnet, false)+`}]}`,
+		"Anthropic-Beta", "oauth-2025-04-20", "Authorization", "Bearer "+r.sim.Credentials(account).Access.Reveal())
+	req.URL.Host = strings.TrimPrefix(r.up.URL, "http://")
+	return r.do(req).mustBe(r.t, 200).id(r.t)
+}
+
+func TestACursorThatIsNotKnownIsSearched(t *testing.T) {
+	t.Parallel()
+	r := three(t)
+	for _, account := range []string{"a", "b", "b", "c"} {
+		r.madeElsewhere(account)
+	}
+	const path = "/v1/messages/batches?limit=2"
+	want := r.list("/v1/messages/batches").ids
+	first := r.list(path)
+	r.sim.Reset()
+	if p := r.list(path + "&after_id=" + first.last); !slices.Equal(p.ids, want[2:]) || strings.Join(r.used(), " ") != "b c" {
+		t.Errorf("%v of %v, asked %v", p.ids, want, r.used())
+	}
+	r.restart() // and it is not known any more
+	r.sim.Reset()
+	if p := r.list(path + "&after_id=" + first.last); !slices.Equal(p.ids, want[2:]) || strings.Join(r.used(), " ") != "a b b c" {
+		t.Errorf("%v of %v, asked %v", p.ids, want, r.used())
+	}
+	r.sim.Reset()
+	for _, cursor := range []string{"../organizations/me", "x%2Fresults", "x%3F", strings.Repeat("x", 257)} {
+		r.send("GET", path+"&after_id="+cursor, "").mustBe(t, 404)
+	}
+	if n := len(r.used()); n != 0 {
+		t.Errorf("a cursor that is no id led upstream: %+v", r.sim.Requests())
+	}
+	r.send("GET", path+"&before_id=msgbatch_gone", "").mustBe(t, 404)
+	r.sim.Script("b", simulator.Step{Times: 3, Do: simulator.ServerError(500)})
+	r.send("GET", path+"&before_id=msgbatch_gone", "").mustBe(t, 503)
+
+	mine := r.makeOn(kinds[0], "b")
+	r.pause("b", true)
+	if got := r.send("GET", path+"&after_id="+mine, "").mustBe(t, 503); !strings.Contains(got.errorMessage(t), "b (paused") {
+		t.Errorf("%s", got.body)
+	}
+}
+
 func TestAnUnknownIdIsSearchedOnceAndThenRemembered(t *testing.T) {
 	t.Parallel()
 	r := three(t)
-	direct := r.up.Client()
-	made := func(account string) string { // not through the balancer
-		req, err := http.NewRequest("POST", r.up.URL+"/v1/messages/batches", strings.NewReader(`{"requests":[{"custom_id":"x","params":`+messageBody(sonnet, false)+`}]}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Anthropic-Version", "2023-06-01")
-		req.Header.Set("Anthropic-Beta", "oauth-2025-04-20")
-		req.Header.Set("Authorization", "Bearer "+r.sim.Credentials(account).Access.Reveal())
-		res, err := direct.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		body, _ := io.ReadAll(res.Body)
-		return reply{res.StatusCode, res.Header, string(body), nil}.mustBe(t, 200).id(t)
-	}
-	id := made("c")
+	id := r.madeElsewhere("c")
 	path := "/v1/messages/batches/" + id
 	r.sim.Reset()
 	r.send("POST", path+"/cancel", "").mustBe(t, 404) // nobody knows where that would act
@@ -456,7 +483,7 @@ func TestAnUnknownIdIsSearchedOnceAndThenRemembered(t *testing.T) {
 		t.Errorf("asked %s", used)
 	}
 
-	other := made("b") // a key may search, too, and keeps what it finds
+	other := r.madeElsewhere("b") // a key may search, too, and keeps what it finds
 	r.send("GET", "/v1/messages/batches/"+other, "", r.asKey(api.NewKey{Name: "finder"})...).mustBe(t, 200)
 	r.send("GET", "/v1/messages/batches/"+other, "", r.asKey(api.NewKey{Name: "late"})...).mustBe(t, 404)
 }
