@@ -421,10 +421,15 @@ func BenchmarkAcquire(b *testing.B) {
 		for _, row := range []struct {
 			name    string
 			request *Request
-		}{{"chosen", message(sonnet)}, {"kept", turnOf("s")}} {
+			bound   int
+		}{{"chosen", message(sonnet), 0}, {"chosen of bounded", message(sonnet), 10}, {"kept", turnOf("s"), 0}} {
 			b.Run(fmt.Sprintf("%d/%s", n, row.name), func(b *testing.B) {
 				p := New(time.Now, 1)
-				p.Sync(accounts(names...))
+				list := accounts(names...)
+				for i := range list {
+					list[i].MaxInFlight = row.bound
+				}
+				p.Sync(list)
 				for _, name := range names {
 					p.byID[name].seen.Windows = []Window{{Window: window("5h", 0.5, "allowed", time.Now().Add(time.Hour))}, {Window: window("7d", 0.5, "allowed", time.Now().Add(time.Hour))}}
 				}
