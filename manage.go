@@ -292,7 +292,7 @@ func (rt *runtime) RotateKey(ctx context.Context, name string, grace time.Durati
 	}
 	k.PreviousHash, k.PreviousUntil = k.Hash, rt.now().Add(grace)
 	k.Hash = access.Hash(credential)
-	if err := rt.store.UpdateKey(ctx, k); err != nil {
+	if err := rt.store.RotateKey(ctx, k); err != nil {
 		return api.Key{}, explainKeyGone(name, err)
 	}
 	rt.audit(ctx, "key.rotate", name)

@@ -53,13 +53,30 @@ func (s *Store) AddKey(ctx context.Context, k Key) error {
 
 // UpdateKey stores all of a client key but its id, its age and its last use.
 func (s *Store) UpdateKey(ctx context.Context, k Key) error {
-	n, err := s.exec(ctx, `UPDATE client_keys SET name = ?, role = ?, models = ?, accounts = ?, expires_at = ?, rpm = ?,
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error { return updateKey(ctx, tx, k) })
+	return explainName("change client key", k.Name, err)
+}
+
+// RotateKey is UpdateKey for a key with a new credential. Clients that signed
+// in with the former one stay signed in as long as that is good.
+func (s *Store) RotateKey(ctx context.Context, k Key) error {
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if err := updateKey(ctx, tx, k); err != nil {
+			return err
+		}
+		return limitSignIns(ctx, tx, k.ID, k.PreviousUntil)
+	})
+	return explainName("rotate client key", k.Name, err)
+}
+
+func updateKey(ctx context.Context, tx *sql.Tx, k Key) error {
+	n, err := execTx(ctx, tx, `UPDATE client_keys SET name = ?, role = ?, models = ?, accounts = ?, expires_at = ?, rpm = ?,
 		max_in_flight = ?, budget_usd = ?, budget_period = ?, hash = ?, previous_hash = ?, previous_until = ?
 		WHERE id = ?`, append(keySettings(k), k.ID)...)
 	if err == nil && n == 0 {
 		err = ErrNotFound
 	}
-	return explainName("change client key", k.Name, err)
+	return err
 }
 
 func keySettings(k Key) []any {

@@ -18,6 +18,10 @@ var (
 	// ErrStale means that the row was changed or removed since it was read:
 	// the stored state wins.
 	ErrStale = errors.New("the record was changed meanwhile")
+	// ErrFull means that there are as many records as there may be.
+	ErrFull = errors.New("there are too many records")
+	// ErrReused means that a spent credential was presented again.
+	ErrReused = errors.New("the credential was used before")
 )
 
 // Account is a stored account.
@@ -113,6 +117,45 @@ type Key struct {
 	Hash          [32]byte // SHA-256 of the credential
 	PreviousHash  [32]byte // still valid until PreviousUntil, after a rotation
 	PreviousUntil time.Time
+}
+
+// Device is a sign-in that waits: for a person's decision, then for its client.
+type Device struct {
+	Hash      [32]byte // SHA-256 of the device code
+	UserCode  string
+	State     string // DevicePending, DeviceApproved or DeviceDenied
+	ExpiresAt time.Time
+}
+
+// States of a Device.
+const (
+	DevicePending  = "pending"
+	DeviceApproved = "approved"
+	DeviceDenied   = "denied"
+)
+
+// SignIn is a client that is signed in as a client key. Its tokens end with it,
+// and it ends with its key.
+type SignIn struct {
+	ID        string
+	KeyID     string
+	KeyName   string
+	ExpiresAt time.Time
+}
+
+// Issue is a pair of tokens for a SignIn to be stored, by their SHA-256. Neither
+// outlives the sign-in.
+type Issue struct {
+	Access        [32]byte
+	AccessExpires time.Time
+	Refresh       [32]byte
+}
+
+// Token is an access token that counts.
+type Token struct {
+	Hash      [32]byte
+	KeyID     string
+	ExpiresAt time.Time
 }
 
 // Audit is an entry of the audit trail.

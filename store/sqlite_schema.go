@@ -22,6 +22,7 @@ const applicationID = 0x636c6261
 // migrations lead from the version of their index to the next one.
 var migrations = []func(context.Context, *sql.Tx) error{
 	createTables,
+	addSignIns,
 }
 
 // maxRewriteBytes is the size up to which a file of the seed system is
@@ -189,6 +190,15 @@ func createTables(ctx context.Context, tx *sql.Tx) error {
 		return err
 	}
 	return summarizeSeed(ctx, tx)
+}
+
+//go:embed schema/sqlite/0002.sql
+var signInTables string
+
+// addSignIns is migration 2.
+func addSignIns(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, signInTables)
+	return err
 }
 
 // isSeed tells a seed system's file from an empty one; anything else is not
