@@ -5,6 +5,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -139,7 +140,7 @@ func (s *Store) ResetStats(ctx context.Context) error {
 
 // explainName adds what was tried, and tells a used name from other errors.
 func explainName(what, name string, err error) error {
-	if isDuplicate(err) {
+	if errors.Is(err, errDuplicate) {
 		err = ErrExists
 	}
 	if err != nil {

@@ -158,7 +158,7 @@ func TestAStateIsKeptWithItsReasonAndAge(t *testing.T) {
 func TestSavingACredentialComparesTheGeneration(t *testing.T) {
 	t.Parallel()
 	a := openNew(t)
-	b := open(t, testOptions(a.Path()))
+	b := open(t, testOptions(a.Name()))
 	must(t, a.AddAccount(t.Context(), account("work")))
 	must(t, a.SetState(t.Context(), "id-work", -1, api.StatusNeedsLogin, "invalid_grant"))
 	read := got(b.Credential(t.Context(), "id-work"))(t)
@@ -189,7 +189,7 @@ func TestSavingACredentialComparesTheGeneration(t *testing.T) {
 func TestOneOfManyWritersWinsAGeneration(t *testing.T) {
 	t.Parallel()
 	stores := []*Store{openNew(t)}
-	stores = append(stores, open(t, testOptions(stores[0].Path())))
+	stores = append(stores, open(t, testOptions(stores[0].Name())))
 	must(t, stores[0].AddAccount(t.Context(), account("work")))
 	var won atomic.Int32
 	var wg sync.WaitGroup
@@ -213,7 +213,7 @@ func TestOneOfManyWritersWinsAGeneration(t *testing.T) {
 func TestALeaseHasOneOwnerAcrossProcesses(t *testing.T) {
 	t.Parallel()
 	a := openNew(t)
-	b := open(t, testOptions(a.Path()))
+	b := open(t, testOptions(a.Name()))
 	must(t, a.AddAccount(t.Context(), account("work")))
 	acquire := func(s *Store, owner string, ttl time.Duration) bool {
 		t.Helper()

@@ -48,8 +48,8 @@ func (s *Store) SaveCredential(ctx context.Context, id string, generation int64,
 func (s *Store) AcquireLease(ctx context.Context, id, owner string, ttl time.Duration) (bool, error) {
 	acquired := false
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		n, err := execTx(ctx, tx, `UPDATE accounts SET lease_owner = ?, lease_until = `+sqlNow+` + ?
-			WHERE id = ? AND (lease_owner IS NULL OR lease_owner = ? OR lease_until <= `+sqlNow+`)`,
+		n, err := execTx(ctx, tx, `UPDATE accounts SET lease_owner = ?, lease_until = `+s.engine.now()+` + ?
+			WHERE id = ? AND (lease_owner IS NULL OR lease_owner = ? OR lease_until <= `+s.engine.now()+`)`,
 			owner, ttl.Milliseconds(), id, owner)
 		if err != nil || n > 0 {
 			acquired = n > 0

@@ -36,7 +36,7 @@ func answered(id string, at time.Time, a Account) Row {
 
 func rowCounter(tb testing.TB, s *Store) int64 {
 	tb.Helper()
-	return got(s.rowsAbove(tb.Context(), 0))(tb)
+	return got(inSQLite(s).rowsAbove(tb.Context(), 0))(tb)
 }
 
 func ids(rows []api.Request) []string {
@@ -231,7 +231,7 @@ func TestPruneKeepsAgeAndRowBounds(t *testing.T) {
 		rows = append(rows, answered(fmt.Sprintf("new-%02d", i), start.Add(time.Duration(i)*time.Millisecond), a))
 	}
 	must(t, s.InsertRows(t.Context(), rows))
-	pages := got(s.pragma(t.Context(), "page_count"))(t)
+	pages := got(inSQLite(s).pragma(t.Context(), "page_count"))(t)
 
 	if n := got(s.Prune(t.Context(), start.Add(-24*time.Hour), 0))(t); n != 2500 {
 		t.Errorf("%d rows went by age", n)
@@ -239,7 +239,7 @@ func TestPruneKeepsAgeAndRowBounds(t *testing.T) {
 	if n := got(s.Stats(t.Context(), time.Time{}))(t).TotalRequests; n != 20 {
 		t.Errorf("%d requests are left in the sums", n)
 	}
-	if after := got(s.pragma(t.Context(), "page_count"))(t); after > pages/4 {
+	if after := got(inSQLite(s).pragma(t.Context(), "page_count"))(t); after > pages/4 {
 		t.Errorf("the file has %d pages after %d", after, pages)
 	}
 	if n := got(s.Prune(t.Context(), time.Time{}, 5))(t); n != 15 {

@@ -27,7 +27,7 @@ func newRecorder(t *testing.T, s *Store, o RecorderOptions) (*Recorder, <-chan [
 func jam(t *testing.T, s *Store) (free func()) {
 	t.Helper()
 	limit := func(pages int64) {
-		if _, err := s.pragma(t.Context(), fmt.Sprintf("max_page_count = %d", pages)); err != nil {
+		if _, err := inSQLite(s).pragma(t.Context(), fmt.Sprintf("max_page_count = %d", pages)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -206,7 +206,7 @@ func TestHistoryOutlivesARestart(t *testing.T) {
 	r.Record(row("1", start))
 	must(t, r.Close(t.Context()))
 	must(t, s.Close())
-	s = open(t, testOptions(s.Path()))
+	s = open(t, testOptions(s.Name()))
 	if rows := got(s.Requests(t.Context(), api.RequestQuery{}))(t); len(rows) != 1 {
 		t.Errorf("%d rows are left", len(rows))
 	}

@@ -80,9 +80,9 @@ func (s *Store) finishSealing(ctx context.Context) error {
 	if due == 0 {
 		return nil
 	}
-	if err := s.rewrite(ctx); err != nil {
-		s.log.Error("credentials are sealed, but unused parts of the file may still hold them in the clear; start again to clean it",
-			zap.String("path", s.path), zap.Error(err))
+	if err := s.engine.rewrite(ctx); err != nil {
+		s.log.Error("credentials are sealed, but unused parts of the store may still hold them in the clear; start again to clean it",
+			zap.String("store", s.Name()), zap.Error(err))
 		return nil
 	}
 	_, err := s.exec(ctx, `UPDATE counters SET value = 0 WHERE name = ?`, counterRewrite)

@@ -59,7 +59,7 @@ func TestFilesOfEverySeedStateOpenAsTheyAre(t *testing.T) {
 			checkSeedHistory(t, s, fixture)
 
 			must(t, s.Close())
-			again := open(t, testOptions(s.Path()))
+			again := open(t, testOptions(s.Name()))
 			if after := got(again.Accounts(t.Context()))(t); len(after) != len(accounts)+1 || !reflect.DeepEqual(after[:2], accounts[:2]) {
 				t.Errorf("opened again, accounts are %+v", after)
 			}
@@ -184,7 +184,7 @@ func TestAFailedMigrationLeavesTheOldFileAsItWas(t *testing.T) {
 func TestASmallOldFileCanShrinkAfterwards(t *testing.T) {
 	t.Parallel()
 	s := openSeed(t, "s3")
-	if mode := got(s.pragma(t.Context(), "auto_vacuum"))(t); mode != 2 {
+	if mode := got(inSQLite(s).pragma(t.Context(), "auto_vacuum"))(t); mode != 2 {
 		t.Errorf("auto_vacuum is %d", mode)
 	}
 }

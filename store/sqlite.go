@@ -22,9 +22,35 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// sqlNow is the database's clock in ms: all processes that share a file agree
-// on it.
-const sqlNow = `CAST(unixepoch('subsec') * 1000 AS INTEGER)`
+// sqliteEngine keeps the store in a file.
+type sqliteEngine struct {
+	s           *Store
+	path        string
+	busyTimeout time.Duration
+	batch       batchStatements
+
+	dataVersion struct {
+		sync.Mutex
+		last int64
+	}
+}
+
+func newSQLite(s *Store, o Options) (*sqliteEngine, error) {
+	path, err := filepath.Abs(o.Path)
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", o.Path, err)
+	}
+	if o.busyTimeout == 0 {
+		o.busyTimeout = 5 * time.Second
+	}
+	return &sqliteEngine{s: s, path: path, busyTimeout: o.busyTimeout}, nil
+}
+
+func (e *sqliteEngine) name() string { return e.path }
+
+func (e *sqliteEngine) now() string { return `CAST(unixepoch('subsec') * 1000 AS INTEGER)` }
+
+func (e *sqliteEngine) close() error { return nil }
 
 // What a statement of several rows keeps for undoing itself goes to memory:
 // writing it to a file costs as much as the rows. See vacuum for the exception.
@@ -36,12 +62,12 @@ const (
 // readers bounds the read-only connections.
 const readers = 4
 
-func (s *Store) openSQLite(ctx context.Context, busyTimeout time.Duration) error {
-	if err := s.prepareFile(); err != nil {
+func (e *sqliteEngine) open(ctx context.Context) error {
+	if err := e.prepareFile(); err != nil {
 		return err
 	}
-	busy := fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds())
-	writer, err := sqlite.NewConnector(dsn(s.path, url.Values{
+	busy := fmt.Sprintf("busy_timeout(%d)", e.busyTimeout.Milliseconds())
+	writer, err := sqlite.NewConnector(dsn(e.path, url.Values{
 		"_txlock": {"immediate"}, // a deferred transaction that comes to write fails at once if it lost the race
 		// For new files; SQLite ignores it for others until their next VACUUM.
 		"_auto_vacuum": {"INCREMENTAL"},
@@ -51,25 +77,29 @@ func (s *Store) openSQLite(ctx context.Context, busyTimeout time.Duration) error
 	if err != nil {
 		return err
 	}
-	reader, err := sqlite.NewConnector(dsn(s.path, url.Values{"_pragma": {busy, "query_only(1)"}}))
+	reader, err := sqlite.NewConnector(dsn(e.path, url.Values{"_pragma": {busy, "query_only(1)"}}))
 	if err != nil {
 		return err
 	}
+	s := e.s
 	s.writer, s.reader = sql.OpenDB(writer), sql.OpenDB(reader)
+	// SQLite has one writer at a time. A pool of one connection makes writers
+	// of this process queue in Go, where waiting can be cancelled, instead of
+	// polling for the file's lock.
 	s.writer.SetMaxOpenConns(1)
 	s.reader.SetMaxOpenConns(readers)
 	s.reader.SetMaxIdleConns(readers)
-	return s.connect(ctx, busyTimeout)
+	return e.connect(ctx)
 }
 
 // connect makes the writer's connection. Changing a file to WAL fails at once
 // while another process does the same, whatever the busy timeout says.
-func (s *Store) connect(ctx context.Context, busyTimeout time.Duration) error {
-	deadline := time.Now().Add(busyTimeout)
+func (e *sqliteEngine) connect(ctx context.Context) error {
+	deadline := time.Now().Add(e.busyTimeout)
 	for {
-		err := s.writer.PingContext(ctx)
+		err := e.s.writer.PingContext(ctx)
 		if err == nil {
-			_, err = s.writer.ExecContext(ctx, `SELECT COUNT(*) FROM sqlite_schema`)
+			_, err = e.s.writer.ExecContext(ctx, `SELECT COUNT(*) FROM sqlite_schema`)
 		}
 		if !isCode(err, sqlite3.SQLITE_BUSY) || time.Now().After(deadline) {
 			return err
@@ -99,22 +129,22 @@ var fileMaking sync.Mutex
 
 // prepareFile makes the folder and the file if they are missing and takes away
 // other users' access. SQLite gives its -wal and -shm files the same mode.
-func (s *Store) prepareFile() error {
-	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
+func (e *sqliteEngine) prepareFile() error {
+	if err := os.MkdirAll(filepath.Dir(e.path), 0o700); err != nil {
 		return err
 	}
 	fileMaking.Lock()
 	defer fileMaking.Unlock()
-	f, err := os.OpenFile(s.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(e.path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err == nil {
 		return f.Close()
 	}
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	for _, name := range []string{s.path, s.path + "-wal", s.path + "-shm", s.path + "-journal"} {
+	for _, name := range []string{e.path, e.path + "-wal", e.path + "-shm", e.path + "-journal"} {
 		if err := makePrivate(name); err != nil {
-			s.log.Warn("other users may be able to read the store", zap.String("path", name), zap.Error(err))
+			e.s.log.Warn("other users may be able to read the store", zap.String("path", name), zap.Error(err))
 		}
 	}
 	return nil
@@ -133,8 +163,8 @@ func makePrivate(name string) error {
 	return os.Chmod(name, info.Mode().Perm()&0o700)
 }
 
-// explainOpen says which file could not be opened and what to do about it.
-func explainOpen(path string, err error) error {
+func (e *sqliteEngine) explainOpen(err error) error {
+	path := e.path
 	advice := ""
 	switch {
 	case isCode(err, sqlite3.SQLITE_NOTADB):
@@ -162,31 +192,32 @@ func isCode(err error, code int) bool {
 	return errors.As(err, &e) && e.Code()&0xff == code
 }
 
-// isDuplicate reports whether err says that a unique value is there already.
-func isDuplicate(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) &&
-		(e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+func (e *sqliteEngine) explain(err error) error {
+	var failed *sqlite.Error
+	if errors.As(err, &failed) &&
+		(failed.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || failed.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY) {
+		return fmt.Errorf("%w (%w)", errDuplicate, err)
+	}
+	return err
 }
 
-// Changed reports whether another process, or another Store, has written since
-// the last call. It asks on the writer's connection: for that one alone SQLite
-// does not count this Store's own commits.
-func (s *Store) Changed(ctx context.Context) (bool, error) {
-	s.dataVersion.Lock()
-	defer s.dataVersion.Unlock()
-	version, err := s.pragma(ctx, "data_version")
+// changed asks on the writer's connection: for that one alone SQLite does not
+// count this Store's own commits.
+func (e *sqliteEngine) changed(ctx context.Context) (bool, error) {
+	e.dataVersion.Lock()
+	defer e.dataVersion.Unlock()
+	version, err := e.pragma(ctx, "data_version")
 	if err != nil {
-		return false, fmt.Errorf("look for changes in the store: %w", err)
+		return false, err
 	}
-	changed := version != s.dataVersion.last
-	s.dataVersion.last = version
+	changed := version != e.dataVersion.last
+	e.dataVersion.last = version
 	return changed, nil
 }
 
 // pragma reads a number on the writer's connection. See write for the context.
-func (s *Store) pragma(ctx context.Context, name string) (n int64, err error) {
-	conn, err := s.writer.Conn(ctx)
+func (e *sqliteEngine) pragma(ctx context.Context, name string) (n int64, err error) {
+	conn, err := e.s.writer.Conn(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -198,15 +229,15 @@ func (s *Store) pragma(ctx context.Context, name string) (n int64, err error) {
 // shrink gives free pages back to the file system, some at a time so that
 // others get their turn at the writer. A file that was not made for it (one
 // of the seed's that was never vacuumed) stays as large as it is.
-func (s *Store) shrink(ctx context.Context) error {
+func (e *sqliteEngine) shrink(ctx context.Context) error {
 	const pages = 1000
-	free, err := s.pragma(ctx, "freelist_count")
+	free, err := e.pragma(ctx, "freelist_count")
 	for err == nil && free > 0 {
 		before := free
-		if err = s.alone(ctx, "PRAGMA incremental_vacuum("+strconv.Itoa(pages)+")"); err != nil {
+		if err = e.alone(ctx, "PRAGMA incremental_vacuum("+strconv.Itoa(pages)+")"); err != nil {
 			break
 		}
-		if free, err = s.pragma(ctx, "freelist_count"); free >= before {
+		if free, err = e.pragma(ctx, "freelist_count"); free >= before {
 			break
 		}
 	}
@@ -215,12 +246,12 @@ func (s *Store) shrink(ctx context.Context) error {
 
 // rewrite copies the whole file page by page and empties the WAL: nothing that
 // was overwritten or deleted remains in either.
-func (s *Store) rewrite(ctx context.Context) error {
-	if err := s.vacuum(ctx); err != nil {
+func (e *sqliteEngine) rewrite(ctx context.Context) error {
+	if err := e.vacuum(ctx); err != nil {
 		return err
 	}
 	var busy, frames, moved int
-	err := s.writer.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &moved)
+	err := e.s.writer.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &moved)
 	if err == nil && busy != 0 {
 		err = errors.New("another process is reading the file")
 	}
@@ -228,16 +259,16 @@ func (s *Store) rewrite(ctx context.Context) error {
 }
 
 // vacuum makes its copy of the database in a file, since it may be large.
-func (s *Store) vacuum(ctx context.Context) error {
-	if err := s.alone(ctx, "PRAGMA "+tempInFile); err != nil {
+func (e *sqliteEngine) vacuum(ctx context.Context) error {
+	if err := e.alone(ctx, "PRAGMA "+tempInFile); err != nil {
 		return err
 	}
-	return errors.Join(s.alone(ctx, "VACUUM"), s.alone(ctx, "PRAGMA "+tempInMemory))
+	return errors.Join(e.alone(ctx, "VACUUM"), e.alone(ctx, "PRAGMA "+tempInMemory))
 }
 
 // alone runs a statement that cannot be part of a transaction.
-func (s *Store) alone(ctx context.Context, query string) error {
-	conn, err := s.writer.Conn(ctx)
+func (e *sqliteEngine) alone(ctx context.Context, query string) error {
+	conn, err := e.s.writer.Conn(ctx)
 	if err != nil {
 		return err
 	}

@@ -33,13 +33,13 @@ const maxRewriteBytes = 64 << 20
 // migrate runs the missing migrations, each in a transaction that also writes
 // its version: after a crash a file is as it was before. A second process that
 // opens the same file waits, then finds nothing left to do.
-func (s *Store) migrate(ctx context.Context) error {
-	before, err := s.pragma(ctx, "user_version")
+func (e *sqliteEngine) migrate(ctx context.Context) error {
+	before, err := e.pragma(ctx, "user_version")
 	if err != nil {
 		return err
 	}
 	for more := true; more; {
-		err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+		err := e.s.write(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
 			more, err = migrateOnce(ctx, tx)
 			return err
 		})
@@ -47,10 +47,12 @@ func (s *Store) migrate(ctx context.Context) error {
 			return err
 		}
 	}
-	if before > 0 {
-		return nil
+	if before == 0 {
+		if err := e.allowShrinking(ctx); err != nil {
+			return err
+		}
 	}
-	return s.allowShrinking(ctx)
+	return e.prepareBatch(ctx)
 }
 
 func migrateOnce(ctx context.Context, tx *sql.Tx) (more bool, err error) {
@@ -81,21 +83,21 @@ var errNotOurs = errors.New("it is another program's database: choose another pa
 
 // allowShrinking gives an old file the page map that incremental vacuuming
 // needs, which only a full VACUUM can do.
-func (s *Store) allowShrinking(ctx context.Context) error {
-	mode, err := s.pragma(ctx, "auto_vacuum")
+func (e *sqliteEngine) allowShrinking(ctx context.Context) error {
+	mode, err := e.pragma(ctx, "auto_vacuum")
 	if err != nil || mode != 0 {
 		return err
 	}
-	pages, err := s.pragma(ctx, "page_count")
+	pages, err := e.pragma(ctx, "page_count")
 	if err != nil {
 		return err
 	}
-	size, err := s.pragma(ctx, "page_size")
+	size, err := e.pragma(ctx, "page_size")
 	if err != nil || pages*size > maxRewriteBytes {
 		return err
 	}
-	if err := s.vacuum(ctx); err != nil {
-		s.log.Warn("the store cannot give space back yet", zap.String("path", s.path), zap.Error(err))
+	if err := e.vacuum(ctx); err != nil {
+		e.s.log.Warn("the store cannot give space back yet", zap.String("path", e.path), zap.Error(err))
 	}
 	return nil
 }

@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -24,22 +22,13 @@ type Options struct {
 
 // Store is an open database. It is safe for concurrent use.
 type Store struct {
-	path string
-	keys *Sealer
-	now  func() time.Time
-	log  *zap.Logger
+	engine engine
+	keys   *Sealer
+	now    func() time.Time
+	log    *zap.Logger
 
-	// SQLite has one writer at a time. A pool of one connection makes writers
-	// of this process queue in Go, where waiting can be cancelled, instead of
-	// polling for the file's lock.
 	writer *sql.DB
 	reader *sql.DB
-	batch  batchStatements
-
-	dataVersion struct {
-		sync.Mutex
-		last int64
-	}
 	models modelNames
 }
 
@@ -47,37 +36,31 @@ type Store struct {
 // sealed. Its error names the file and says what to do; a sealed file without
 // its key is ErrKeyMissing, one with another key ErrKeyWrong.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	path, err := filepath.Abs(o.Path)
-	if err != nil {
-		return nil, fmt.Errorf("store %s: %w", o.Path, err)
-	}
-	s := &Store{path: path, keys: o.Keys, now: o.Now, log: o.Logger}
+	s := &Store{keys: o.Keys, now: o.Now, log: o.Logger}
 	if s.now == nil {
 		s.now = time.Now
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()
 	}
-	if o.busyTimeout == 0 {
-		o.busyTimeout = 5 * time.Second
+	var err error
+	if s.engine, err = newSQLite(s, o); err != nil {
+		return nil, err
 	}
-	if err := s.open(ctx, o.busyTimeout); err != nil {
-		return nil, errors.Join(explainOpen(path, err), s.Close())
+	if err := s.open(ctx); err != nil {
+		return nil, errors.Join(s.engine.explainOpen(err), s.Close())
 	}
 	return s, nil
 }
 
-func (s *Store) open(ctx context.Context, busyTimeout time.Duration) error {
-	if err := s.openSQLite(ctx, busyTimeout); err != nil {
+func (s *Store) open(ctx context.Context) error {
+	if err := s.engine.open(ctx); err != nil {
 		return err
 	}
-	if err := s.migrate(ctx); err != nil {
+	if err := s.engine.migrate(ctx); err != nil {
 		return err
 	}
 	if err := s.resealAll(ctx); err != nil {
-		return err
-	}
-	if err := s.prepareBatch(ctx); err != nil {
 		return err
 	}
 	if err := s.loadModels(ctx); err != nil {
@@ -89,7 +72,7 @@ func (s *Store) open(ctx context.Context, busyTimeout time.Duration) error {
 
 // Close closes the database. Writes that run are finished first.
 func (s *Store) Close() error {
-	var errs []error
+	errs := []error{s.engine.close()}
 	for _, db := range []*sql.DB{s.reader, s.writer} {
 		if db != nil {
 			errs = append(errs, db.Close())
@@ -98,8 +81,19 @@ func (s *Store) Close() error {
 	return errors.Join(errs...)
 }
 
-// Path returns the absolute path of the database file.
-func (s *Store) Path() string { return s.path }
+// Name says which database it is, without any secret: the absolute path of the
+// file.
+func (s *Store) Name() string { return s.engine.name() }
+
+// Changed reports whether another process, or another Store, has written since
+// the last call.
+func (s *Store) Changed(ctx context.Context) (bool, error) {
+	changed, err := s.engine.changed(ctx)
+	if err != nil {
+		return false, fmt.Errorf("look for changes in the store: %w", err)
+	}
+	return changed, nil
+}
 
 // write runs fn in a transaction. ctx bounds the wait for the writer alone: a
 // transaction that has begun runs to its end, because an interrupted one costs
@@ -108,10 +102,13 @@ func (s *Store) Path() string { return s.path }
 func (s *Store) write(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	conn, err := s.writer.Conn(ctx)
 	if err != nil {
-		return err
+		return s.engine.explain(err)
 	}
 	defer func() { _ = conn.Close() }()
-	ctx = context.WithoutCancel(ctx)
+	return s.engine.explain(transact(context.WithoutCancel(ctx), conn, fn))
+}
+
+func transact(ctx context.Context, conn *sql.Conn, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
 		return err

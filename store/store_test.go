@@ -40,6 +40,8 @@ func openNew(tb testing.TB) *Store {
 	return open(tb, testOptions(filepath.Join(tb.TempDir(), "accounts.db")))
 }
 
+func inSQLite(s *Store) *sqliteEngine { return s.engine.(*sqliteEngine) }
+
 // rawDB opens a file as any other program would.
 func rawDB(tb testing.TB, path string) *sql.DB {
 	tb.Helper()
@@ -105,7 +107,7 @@ func TestANewStoreIsPrivateAndCanShrink(t *testing.T) {
 	for pragma, want := range map[string]int64{
 		"auto_vacuum": 2, "secure_delete": 1, "synchronous": 2, "foreign_keys": 1, "user_version": int64(len(migrations)),
 	} {
-		if n := got(s.pragma(t.Context(), pragma))(t); n != want {
+		if n := got(inSQLite(s).pragma(t.Context(), pragma))(t); n != want {
 			t.Errorf("PRAGMA %s is %d, want %d", pragma, n, want)
 		}
 	}
@@ -128,8 +130,8 @@ func TestAPathMayHoldAnyCharacter(t *testing.T) {
 		path := filepath.Join(t.TempDir(), name)
 		s := open(t, testOptions(path))
 		must(t, s.AddAccount(t.Context(), account("work")))
-		if s.Path() != path {
-			t.Errorf("Path is %q, want %q", s.Path(), path)
+		if s.Name() != path {
+			t.Errorf("Name is %q, want %q", s.Name(), path)
 		}
 		files := got(filepath.Glob(filepath.Join(filepath.Dir(path), "*")))(t)
 		for _, f := range files {
@@ -201,7 +203,7 @@ func TestManyProcessesMayOpenANewFileAtOnce(t *testing.T) {
 func TestChangedSeesOthersWritesAndNotItsOwn(t *testing.T) {
 	t.Parallel()
 	a := openNew(t)
-	b := open(t, testOptions(a.Path()))
+	b := open(t, testOptions(a.Name()))
 	changed := func(s *Store) bool { t.Helper(); return got(s.Changed(t.Context()))(t) }
 	changed(a) // b's opening may have written
 

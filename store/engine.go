@@ -1,0 +1,48 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+)
+
+// engine is what differs between databases. All statements that are not behind
+// it are the same for every database.
+type engine interface {
+	// name says which database it is, without any secret.
+	name() string
+	// open sets up the Store's connections and makes sure that they work.
+	open(ctx context.Context) error
+	// migrate creates the schema or brings it up to date, and makes ready what
+	// the other methods need of it.
+	migrate(ctx context.Context) error
+	// close ends what open began, besides the Store's connections.
+	close() error
+
+	// now is the database's clock in ms, as an expression: all processes that
+	// share a database agree on it.
+	now() string
+	// explain adds to an error of the driver what callers go by.
+	explain(err error) error
+	// explainOpen says which database could not be opened and what to do.
+	explainOpen(err error) error
+	// changed reports whether another Store has written since the last call.
+	changed(ctx context.Context) (bool, error)
+
+	// insertRequests stores rows of the history with their sums, in one
+	// transaction; those that are there already are ignored, sums and all.
+	insertRequests(ctx context.Context, rows []Row) error
+	// saveSummary adds a batch's sums to the stored ones.
+	saveSummary(ctx context.Context, tx *sql.Tx, sums *summary) error
+	// pruneRequests deletes rows of the history that are older than the given
+	// time in ms, then the oldest above maxRows (0 = no bound).
+	pruneRequests(ctx context.Context, before, maxRows int64) (deleted int64, err error)
+	// clearRequests deletes all rows of the history, and all of the given tables.
+	clearRequests(ctx context.Context, tables []string) (deleted int64, err error)
+	// rewrite leaves nothing of what was overwritten or deleted in the table
+	// of accounts.
+	rewrite(ctx context.Context) error
+}
+
+// errDuplicate means that a unique value is there already.
+var errDuplicate = errors.New("a unique value is there already")

@@ -1,0 +1,256 @@
+package store
+
+// The history in SQLite: prepared statements, and deletion in small steps.
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"math"
+	"strings"
+
+	"github.com/claude-balancer/claude-balancer/api"
+)
+
+// counterRequests counts the rows of the history: counting them takes too long
+// once there are millions.
+const counterRequests = "requests"
+
+// chunk is how many rows one statement inserts: a statement a row costs a third
+// more.
+const chunk = 32
+
+const requestValues = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+
+func insertStatement(n int) string {
+	return `INSERT INTO requests (id, timestamp, method, path, account_used, account_id, plan_type, model_used,
+		status_code, success, outcome, error_message, response_time_ms, duration_ms, failover_attempts, stream, session, client,
+		input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, cost_usd,
+		upstream_request_id, attempts)
+		VALUES ` + requestValues + strings.Repeat(", "+requestValues, n-1) + ` ON CONFLICT (id) DO NOTHING`
+}
+
+const (
+	updateCounters = `UPDATE accounts SET request_count = COALESCE(request_count, 0) + ?,
+		last_used = CASE WHEN ? > COALESCE(last_used, 0) THEN ? ELSE last_used END,
+		input_tokens = input_tokens + ?, output_tokens = output_tokens + ?, cache_read_tokens = cache_read_tokens + ?,
+		cache_write_5m_tokens = cache_write_5m_tokens + ?, cache_write_1h_tokens = cache_write_1h_tokens + ?,
+		cost_usd = CASE WHEN ? = 1 THEN COALESCE(cost_usd, 0) + ? ELSE cost_usd END WHERE id = ?`
+
+	insertName = `INSERT INTO history_accounts (id, name) VALUES (?, ?) ON CONFLICT (id) DO NOTHING`
+
+	upsertSpend = `INSERT INTO key_spend (hour, name, cost_usd) VALUES (?, ?, ?)
+		ON CONFLICT (hour, name) DO UPDATE SET cost_usd = key_spend.cost_usd + excluded.cost_usd`
+
+	addToCounter = `UPDATE counters SET value = value + ? WHERE name = ?`
+)
+
+// batchStatements are prepared once: parsing them costs more than a row.
+type batchStatements struct{ row, chunk, hour, account, name, spend *sql.Stmt }
+
+func (e *sqliteEngine) prepareBatch(ctx context.Context) (err error) {
+	for query, stmt := range map[string]**sql.Stmt{
+		insertStatement(1):     &e.batch.row,
+		insertStatement(chunk): &e.batch.chunk,
+		upsertHour:             &e.batch.hour,
+		updateCounters:         &e.batch.account,
+		insertName:             &e.batch.name,
+		upsertSpend:            &e.batch.spend,
+	} {
+		if *stmt, err = e.s.writer.PrepareContext(ctx, query); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errSomeThere means that a chunk holds new rows and old ones, and the database
+// does not say which is which.
+var errSomeThere = errors.New("some rows are there already")
+
+func (e *sqliteEngine) insertRequests(ctx context.Context, rows []Row) error {
+	err := e.insertRows(ctx, rows, chunk)
+	if errors.Is(err, errSomeThere) {
+		err = e.insertRows(ctx, rows, 1)
+	}
+	return err
+}
+
+// insertRows inserts size rows at a time, 1 or chunk; a rest goes row by row.
+func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, size int) error {
+	return e.s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		byChunk, byRow := tx.StmtContext(ctx, e.batch.chunk), tx.StmtContext(ctx, e.batch.row)
+		sums, stored := newSummary(&e.s.models), 0
+		for len(rows) > 0 {
+			stmt, n := byChunk, chunk
+			if size == 1 || len(rows) < chunk {
+				stmt, n = byRow, 1
+			}
+			isNew, err := insertChunk(ctx, stmt, rows[:n])
+			if err != nil {
+				return err
+			}
+			if isNew {
+				for i := range rows[:n] {
+					sums.add(&rows[i])
+				}
+				stored += n
+			}
+			rows = rows[n:]
+		}
+		if stored == 0 {
+			return nil
+		}
+		if _, err := tx.ExecContext(ctx, addToCounter, stored, counterRequests); err != nil {
+			return err
+		}
+		return e.saveSummary(ctx, tx, sums)
+	})
+}
+
+// insertChunk reports whether the rows, all of them, are new.
+func insertChunk(ctx context.Context, insert *sql.Stmt, rows []Row) (isNew bool, err error) {
+	var args []any
+	for i := range rows {
+		if args, err = appendValues(args, &rows[i]); err != nil {
+			return false, err
+		}
+	}
+	result, err := insert.ExecContext(ctx, args...)
+	if err != nil {
+		return false, err
+	}
+	n, err := result.RowsAffected()
+	if err == nil && n > 0 && n < int64(len(rows)) {
+		err = errSomeThere
+	}
+	return n > 0, err
+}
+
+// appendValues appends a row in the order of requestValues. It follows pointers
+// itself: database/sql does it by reflection.
+func appendValues(args []any, r *Row) ([]any, error) {
+	var account, attempts any
+	if r.AccountID != "" {
+		account = r.AccountID
+	}
+	if len(r.Attempts) > 0 {
+		text, err := json.Marshal(r.Attempts)
+		if err != nil {
+			return nil, err
+		}
+		attempts = string(text)
+	}
+	return append(args, r.ID, r.Timestamp, r.Method, r.Path, orNull(r.AccountUsed), account, orNull(r.PlanType), orNull(r.Model),
+		int64(r.StatusCode), int64(boolInt(r.Outcome == api.OutcomeOK)), string(r.Outcome), orNull(r.ErrorMessage),
+		r.ResponseTimeMS, r.DurationMS, int64(r.FailoverAttempts), int64(r.Stream), orNull(r.Session), orNull(r.Client),
+		orNull(r.InputTokens), orNull(r.OutputTokens), orNull(r.CacheReadTokens), orNull(r.CacheWrite5mTokens),
+		orNull(r.CacheWrite1hTokens), orNull(r.CostUSD), orNull(r.UpstreamRequestID), attempts), nil
+}
+
+func orNull[T any](p *T) any {
+	if p == nil {
+		return nil
+	}
+	return *p
+}
+
+func (e *sqliteEngine) saveSummary(ctx context.Context, tx *sql.Tx, sums *summary) error {
+	if err := sums.saveHours(ctx, tx.StmtContext(ctx, e.batch.hour)); err != nil {
+		return err
+	}
+	spend := tx.StmtContext(ctx, e.batch.spend)
+	for key, cost := range sums.spend {
+		if _, err := spend.ExecContext(ctx, key.hour, key.name, cost); err != nil {
+			return err
+		}
+	}
+	name, counters := tx.StmtContext(ctx, e.batch.name), tx.StmtContext(ctx, e.batch.account)
+	for id, a := range sums.accounts {
+		if _, err := name.ExecContext(ctx, id, a.name); err != nil {
+			return err
+		}
+		t := a.tally.tokens
+		if _, err := counters.ExecContext(ctx, a.successes, a.lastUsed, a.lastUsed,
+			t.Input, t.Output, t.CacheRead, t.CacheWrite5m, t.CacheWrite1h,
+			boolInt(a.tally.priced), a.tally.cost, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pruneBatch is how many rows a transaction deletes: others get their turn at
+// the writer in between.
+const pruneBatch = 1000
+
+func (e *sqliteEngine) pruneRequests(ctx context.Context, before, maxRows int64) (deleted int64, err error) {
+	deleted, err = e.deleteRows(ctx, before, math.MaxInt64)
+	if err == nil && maxRows > 0 {
+		var n, excess int64
+		if excess, err = e.rowsAbove(ctx, maxRows); err == nil && excess > 0 {
+			n, err = e.deleteRows(ctx, math.MaxInt64, excess)
+			deleted += n
+		}
+	}
+	if err == nil && deleted > 0 {
+		err = e.shrink(ctx)
+	}
+	return deleted, err
+}
+
+func (e *sqliteEngine) clearRequests(ctx context.Context, tables []string) (deleted int64, err error) {
+	var last sql.NullInt64
+	err = e.s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		for _, table := range tables {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM `+table); err != nil {
+				return err
+			}
+		}
+		return tx.QueryRowContext(ctx, `SELECT MAX(timestamp) FROM requests`).Scan(&last)
+	})
+	if err == nil && last.Valid {
+		deleted, err = e.deleteRows(ctx, last.Int64+1, math.MaxInt64)
+	}
+	if err == nil {
+		err = e.shrink(ctx)
+	}
+	return deleted, err
+}
+
+func (e *sqliteEngine) rowsAbove(ctx context.Context, maxRows int64) (excess int64, err error) {
+	err = e.s.reader.QueryRowContext(ctx, `SELECT value - ? FROM counters WHERE name = ?`, maxRows, counterRequests).Scan(&excess)
+	return excess, err
+}
+
+// deleteRows deletes the oldest rows, those before the given time in ms and no
+// more than most, in small transactions.
+func (e *sqliteEngine) deleteRows(ctx context.Context, before, most int64) (deleted int64, err error) {
+	for deleted < most {
+		if there, err := e.anyBefore(ctx, before); err != nil || !there {
+			return deleted, err
+		}
+		var n int64
+		err := e.s.write(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+			n, err = execTx(ctx, tx, `DELETE FROM requests WHERE id IN
+				(SELECT id FROM requests WHERE timestamp < ? ORDER BY timestamp LIMIT ?)`, before, min(pruneBatch, most-deleted))
+			if err != nil {
+				return err
+			}
+			_, err = tx.ExecContext(ctx, addToCounter, -n, counterRequests)
+			return err
+		})
+		if err != nil || n == 0 {
+			return deleted, err
+		}
+		deleted += n
+	}
+	return deleted, nil
+}
+
+// anyBefore saves the writer from transactions that would delete nothing.
+func (e *sqliteEngine) anyBefore(ctx context.Context, before int64) (there bool, err error) {
+	err = e.s.reader.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM requests WHERE timestamp < ?)`, before).Scan(&there)
+	return there, err
+}
