@@ -37,7 +37,7 @@ func (s *Store) AddDevice(ctx context.Context, d Device, most int) error {
 			d.Hash[:], d.UserCode, DevicePending, d.ExpiresAt.UnixMilli())
 		return err
 	})
-	if isDuplicate(err) {
+	if errors.Is(err, errDuplicate) {
 		err = ErrExists
 	}
 	if err != nil {

@@ -135,7 +135,7 @@ func TestADeniedOrLateDeviceCodeGetsNothing(t *testing.T) {
 func TestOfManyDecisionsAtOnceOneCounts(t *testing.T) {
 	t.Parallel()
 	r, ctx := newSignInRig(t), t.Context()
-	other := open(t, testOptions(r.Path())) // as another process would
+	other := open(t, testOptions(r.Name())) // as another process would
 	device := r.begin("RACE")
 	var won, redeemed atomic.Int32
 	var wg sync.WaitGroup
