@@ -308,6 +308,21 @@ func (a *App) parsePrice(d *caddyfile.Dispenser) error {
 //			cors <origin>...
 //		}
 //		expose_account on|off
+//		sign_in on|off
+//		sign_in {
+//			access_lifetime 8h
+//			refresh_lifetime 30d
+//			login_notice <text>
+//			users [<placeholder>] {
+//				models <glob>...
+//				accounts <name>...
+//				rpm <n>
+//				max_in_flight <n>
+//				budget_usd <amount>
+//				budget_period day|week|month
+//			}
+//		}
+//		settings <file> [<glob>...]
 //		telemetry drop|forward <url>
 //		transport <name> {
 //			...
@@ -318,7 +333,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	return block(d, nil, func(word string) error {
+	return block(d, []string{"settings"}, func(word string) error {
 		switch word {
 		case "upstream":
 			if err := parseWord(d, &h.Upstream); err != nil {
@@ -361,12 +376,16 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "expose_account":
 			h.ExposeAccount = new(bool)
 			return parseSwitch(d, h.ExposeAccount)
+		case "sign_in":
+			return h.parseSignIn(d)
+		case "settings":
+			return h.parseSettings(d)
 		case "telemetry":
 			return h.parseTelemetry(d)
 		case "transport":
 			return parseTransport(d, &h.TransportRaw)
 		}
-		return d.Errf("unrecognized option '%s': allowed are upstream, policy, session_affinity, retries, retry_delay, retry_backoff, max_tries, try_duration, first_event_timeout, answer_timeout, idle_timeout, max_body, max_buffered, spend_extra_usage, access, dashboard, expose_account, telemetry and transport", word)
+		return d.Errf("unrecognized option '%s': allowed are upstream, policy, session_affinity, retries, retry_delay, retry_backoff, max_tries, try_duration, first_event_timeout, answer_timeout, idle_timeout, max_body, max_buffered, spend_extra_usage, access, dashboard, expose_account, sign_in, settings, telemetry and transport", word)
 	})
 }
 

@@ -88,6 +88,8 @@ func TestTheCaddyfileReferenceHasEveryWordAndNoOther(t *testing.T) {
 		"### oauth":         "{\nclaude_balancer {\noauth {\n" + unknown + "\n}\n}\n}\n",
 		"## Directive":      "localhost {\nclaude_balancer {\n" + unknown + "\n}\n}\n",
 		"### dashboard":     "localhost {\nclaude_balancer {\ndashboard {\n" + unknown + "\n}\n}\n}\n",
+		"### sign_in":       "localhost {\nclaude_balancer {\nsign_in {\n" + unknown + "\n}\n}\n}\n",
+		"### users":         "localhost {\nclaude_balancer {\nsign_in {\nusers {\n" + unknown + "\n}\n}\n}\n}\n",
 	} {
 		list := allowed.FindStringSubmatch(adapt(block))
 		if list == nil {
@@ -114,7 +116,7 @@ func TestTheCaddyfileReferenceTellsTheDefaults(t *testing.T) {
 	untold := new(Handler)
 	untold.setDefaults()
 	for _, row := range docTable(t, caddyfilePage, "## Directive") {
-		if row.word == "transport" || row.word == "telemetry" {
+		if row.word == "transport" || row.word == "telemetry" || row.word == "settings" {
 			continue // the default is a module with settings of its own; there is none
 		}
 		value := strings.Trim(row.cells[1], "`")
@@ -196,6 +198,10 @@ func TestTheJSONReferenceHasEveryMemberAndNoOther(t *testing.T) {
 		"### oauth":              OAuthConfig{},
 		"### price":              PriceConfig{},
 		"## Handler http.handlers.claude_balancer": Handler{},
+		"### sign_in":   SignInConfig{},
+		"### users":     SignInUsers{},
+		"### settings":  ManagedSettingsConfig{},
+		"### telemetry": TelemetryConfig{},
 		"### dashboard": DashboardConfig{},
 	} {
 		sameWords(t, "docs/json.md "+heading, docWords(t, "docs/json.md", heading), jsonNames(reflect.TypeOf(v)))

@@ -25,7 +25,11 @@ func (p *pass) RoundTrip(*http.Request) (*http.Response, error) {
 	if p.list != nil {
 		return p.list.answer()
 	}
-	return p.rounds()
+	res, err := p.rounds()
+	if err == nil && p.hidesModels(res) {
+		return p.withoutHiddenModels(res)
+	}
+	return res, err
 }
 
 func (p *pass) rounds() (*http.Response, error) {

@@ -1,6 +1,7 @@
 package claudebalancer
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"time"
@@ -19,15 +20,62 @@ const usagePath = "/api/oauth/usage"
 // authenticate lets in who presents a good client key. Where a client needs
 // none, who.Key may be nil.
 func (h *Handler) authenticate(w http.ResponseWriter, r *http.Request, rt *runtime) (who access.Who, ok bool) {
-	peer := peerOf(r)
-	who, refused := access.Decide(h.access, r, peer, rt.keys)
+	who, refused := h.decide(r, rt)
 	if refused == nil {
 		return who, true
 	}
-	refused = rt.guard.Refuse(peer.Client, refused)
+	refused = rt.guard.Refuse(peerOf(r).Client, refused)
 	countRefused(refused)
 	asRefusal(refused).write(w, r, newID())
 	return who, false
+}
+
+// decide lets a client in or refuses it. An access token that another process
+// has issued a moment ago may not be known here yet, so that one is looked up.
+func (h *Handler) decide(r *http.Request, rt *runtime) (who access.Who, refused *access.Refusal) {
+	peer := peerOf(r)
+	who, refused = access.Decide(h.access, r, peer, rt.keys)
+	if refused == nil || !refused.BadKey {
+		return who, refused
+	}
+	if _, blocked := rt.guard.Blocked(peer.Client); blocked || !rt.learnToken(r) {
+		return who, refused
+	}
+	return access.Decide(h.access, r, peer, rt.keys)
+}
+
+// Bounds of looking up tokens: who presents many bad ones is blocked, and the
+// others wait for each other rather than for the store.
+const (
+	maxLookups    = 4
+	lookupTimeout = 2 * time.Second
+)
+
+// learnToken takes over an access token that is stored, but not known here. It
+// reports whether it found one.
+func (rt *runtime) learnToken(r *http.Request) bool {
+	ctx, cancel := context.WithTimeout(r.Context(), lookupTimeout)
+	defer cancel()
+	for _, credential := range access.FromRequest(r.Header) {
+		if !access.KindAccess.Fits(credential) {
+			continue
+		}
+		select {
+		case rt.lookups <- struct{}{}:
+		case <-ctx.Done():
+			return false
+		}
+		found, err := rt.store.HasToken(ctx, access.Hash(credential))
+		if err == nil && found {
+			err = rt.reloadKeys(ctx)
+		}
+		<-rt.lookups
+		if err != nil {
+			rt.logger().Error("looking up an access token", zap.Error(err))
+		}
+		return err == nil && found
+	}
+	return false
 }
 
 // serveUsage tells the holder of a client key what it has used.

@@ -101,8 +101,16 @@ type Handler struct {
 	// Tell clients the name of the account that served them. Default: true.
 	ExposeAccount *bool `json:"expose_account,omitempty"`
 
+	// Lets Claude Code sign in by /login. Default: it cannot.
+	SignIn *SignInConfig `json:"sign_in,omitempty"`
+
+	// Settings that a signed-in Claude Code takes from here. The first entry
+	// that is for a client counts. Default: none.
+	Settings []ManagedSettingsConfig `json:"settings,omitempty"`
+
 	// What becomes of the telemetry that Claude Code sends to the gateway it
-	// is signed in to. Default: there is no such endpoint.
+	// is signed in to. Default: it is dropped with sign_in; without, there is
+	// no such endpoint.
 	Telemetry *TelemetryConfig `json:"telemetry,omitempty"`
 
 	// How requests travel upstream: a transport of Caddy's reverse_proxy.
@@ -116,6 +124,7 @@ type Handler struct {
 	access    access.Mode
 	transport http.RoundTripper
 	site      *site
+	managed   []managedSettings
 	telemetry *signin.Telemetry // nil = not offered
 	buffered  *atomic.Int64     // bytes of request bodies in memory
 	logger    *zap.Logger
@@ -192,6 +201,17 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	if h.Dashboard == nil || h.Dashboard.Enabled == nil || *h.Dashboard.Enabled {
 		h.site = newSite(h)
+	}
+	if h.SignIn != nil {
+		if err := h.SignIn.provision(); err != nil {
+			return err
+		}
+		if h.Telemetry == nil {
+			h.Telemetry = new(TelemetryConfig) // else clients log an error at each flush
+		}
+	}
+	if h.managed, err = loadManagedSettings(h.Settings); err != nil {
+		return err
 	}
 	if h.Telemetry != nil {
 		if h.telemetry, err = signin.NewTelemetry(h.Telemetry.Forward, withReplacer{h.app.transport}, h.logger.Named("telemetry")); err != nil {
@@ -308,6 +328,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	case path == usagePath:
 		h.serveUsage(w, r)
 		return nil
+	case h.SignIn != nil && signin.Owns(path):
+		h.serveSignIn(w, r)
+		return nil
+	case path == signin.ManagedSettingsPath && (h.SignIn != nil || h.managed != nil):
+		h.serveManagedSettings(w, r)
+		return nil
 	case h.site != nil && dashboard.Owns(path):
 		h.site.ServeHTTP(w, r)
 		return nil
@@ -324,7 +350,7 @@ func (h *Handler) serveAPI(w http.ResponseWriter, r *http.Request) {
 	defer rt.release()
 
 	target := anthropic.Classify(r.Method, r.URL.Path)
-	who, refused := access.Decide(h.access, r, peerOf(r), rt.keys)
+	who, refused := h.decide(r, rt)
 	if refused == nil {
 		refused = access.RefuseEndpoint(who, target.Endpoint)
 	}

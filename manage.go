@@ -168,9 +168,15 @@ func (rt *runtime) Keys(ctx context.Context) ([]api.Key, error) {
 	if err != nil {
 		return nil, err
 	}
+	signIns, err := rt.store.SignIns(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out := make([]api.Key, 0, len(stored))
 	for i := range stored {
-		out = append(out, rt.keyJSON(&stored[i]))
+		k := rt.keyJSON(&stored[i])
+		k.SignIns = signIns[stored[i].ID]
+		out = append(out, k)
 	}
 	return out, nil
 }
@@ -233,10 +239,16 @@ func (rt *runtime) AddKey(ctx context.Context, n api.NewKey) (api.Key, error) {
 // issued returns the key with its credential, which is shown this once.
 func (rt *runtime) issued(ctx context.Context, k *store.Key, credential string) (api.Key, error) {
 	// It is stored: it counts even if who asked for it has hung up.
-	if err := rt.reloadKeys(context.WithoutCancel(ctx)); err != nil {
+	ctx = context.WithoutCancel(ctx)
+	if err := rt.reloadKeys(ctx); err != nil {
+		return api.Key{}, err
+	}
+	signIns, err := rt.store.SignIns(ctx)
+	if err != nil {
 		return api.Key{}, err
 	}
 	out := rt.keyJSON(k)
+	out.SignIns = signIns[k.ID]
 	out.Key = credential
 	return out, nil
 }

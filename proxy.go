@@ -106,6 +106,11 @@ func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, rt *runtime, tar
 		defer key.OnRevoke(func() { cancel(errKeyRevoked) })()
 		p.ctx = ctx
 	}
+	if target.Endpoint == anthropic.Models {
+		ctx, cancel := context.WithTimeoutCause(p.ctx, modelsPatience, errModelsLate)
+		defer cancel()
+		p.ctx = ctx
+	}
 	metricInFlight(1)
 	defer metricInFlight(-1)
 	defer p.finish()
@@ -129,13 +134,21 @@ func (p *pass) now() time.Time { return p.rt.now() }
 // was revoked: a wait, a try, an answer that runs.
 var errKeyRevoked = errors.New("the client key was revoked")
 
+// modelsPatience is how long a client is kept waiting for the list of models.
+// Claude Code waits for 3 s, then does without.
+const modelsPatience = 2500 * time.Millisecond
+
+// errModelsLate is the cause of the end of a request for models that took too
+// long.
+var errModelsLate = errors.New("no list of models in time")
+
 func (p *pass) keyRevoked() bool { return errors.Is(context.Cause(p.ctx), errKeyRevoked) }
 
 // refuseEndedKey answers a request whose key was good when it arrived. It says
 // what the key's next request will hear.
 func (p *pass) refuseEndedKey() *refusal {
 	p.outcome = api.OutcomeRefused
-	bad := access.RefuseBadKey()
+	bad := access.RefuseEnded(p.who)
 	countRefused(bad)
 	return asRefusal(bad)
 }
@@ -201,6 +214,11 @@ func (p *pass) refuseForKey(encoding string) *refusal {
 	}
 	switch p.target.Endpoint {
 	case anthropic.Messages, anthropic.CountTokens:
+	case anthropic.Models:
+		if id := p.target.ID; id != "" && !key.Allows(id) {
+			return asRefusal(key.RefuseModel(id))
+		}
+		return nil
 	default:
 		return nil
 	}
@@ -281,6 +299,8 @@ func (p *pass) failed(_ http.ResponseWriter, _ *http.Request, err error) {
 		p.refused = refused
 	case p.keyRevoked():
 		p.refused = p.refuseEndedKey()
+	case errors.Is(context.Cause(p.ctx), errModelsLate):
+		p.refused = p.refuseTimeout()
 	default:
 		p.outcome = api.OutcomeClientGone
 	}

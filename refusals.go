@@ -29,7 +29,8 @@ func (p *pass) refuseNobody(r selection.Refusal) *refusal {
 		return p.refuseOwnerGone()
 	}
 	if key := p.who.Key; key != nil && len(p.rt.pool.Allowed(p.want.Model)) > 0 {
-		return &refusal{status: http.StatusForbidden, typ: typePermission, noRetry: true, message: fmt.Sprintf(
+		status, typ := p.deniedModel()
+		return &refusal{status: status, typ: typ, noRetry: true, message: fmt.Sprintf(
 			"The client key %q may not use any account that supports %s. Ask the operator.", key.Name, p.modelName())}
 	}
 	message := "No accounts support the requested model: " + p.want.Model + "."
@@ -43,10 +44,20 @@ func (p *pass) refuseNobody(r selection.Refusal) *refusal {
 		}
 		available = append(available, map[string]string{"name": p.shownName(l.Name, i), "plan": l.Plan, "models": l.ModelList})
 	}
+	status, typ := p.deniedModel()
 	return &refusal{
-		status: http.StatusForbidden, typ: typePermission, message: message,
+		status: status, typ: typ, message: message,
 		extra: map[string]any{"requestedModel": p.want.Model, "availableAccounts": available},
 	}
+}
+
+// deniedModel is the form in which a model is denied: to a client that has
+// signed in as a gateway does it, to others as Anthropic does.
+func (p *pass) deniedModel() (status int, typ string) {
+	if p.who.SignedIn {
+		return http.StatusBadRequest, typeInvalidRequest
+	}
+	return http.StatusForbidden, typePermission
 }
 
 func (p *pass) modelName() string {

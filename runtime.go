@@ -18,8 +18,10 @@ import (
 
 	"github.com/claude-balancer/claude-balancer/access"
 	"github.com/claude-balancer/claude-balancer/anthropic"
+	"github.com/claude-balancer/claude-balancer/dashboard"
 	"github.com/claude-balancer/claude-balancer/oauth"
 	"github.com/claude-balancer/claude-balancer/selection"
+	"github.com/claude-balancer/claude-balancer/signin"
 	"github.com/claude-balancer/claude-balancer/store"
 )
 
@@ -48,6 +50,8 @@ type runtime struct {
 	recorder  *store.Recorder
 	keys      *access.Keyring
 	guard     *access.Guard
+	signIns   *signin.Flow
+	lookups   chan struct{} // holds one for each token that is being looked up
 	prices    atomic.Pointer[anthropic.Prices]
 	feed      feed
 	unknown   recent[struct{}] // ids that no account knows, by who asked
@@ -71,7 +75,7 @@ const (
 )
 
 func newRuntime(path string) *runtime {
-	rt := &runtime{path: path, now: time.Now, ready: make(chan struct{}), emissions: make(chan emission, maxEmissions)}
+	rt := &runtime{path: path, now: time.Now, ready: make(chan struct{}), emissions: make(chan emission, maxEmissions), lookups: make(chan struct{}, maxLookups)}
 	rt.refs.Store(1) // the UsagePool's
 	return rt
 }
@@ -161,6 +165,10 @@ func (rt *runtime) open(ctx context.Context, a *App, sealer *store.Sealer) error
 	rt.pool.SetPlans(a.plans)
 	rt.keys = access.NewKeyring(rt.now)
 	rt.guard = access.NewGuard(rt.now)
+	rt.signIns = signin.New(signin.Options{
+		Store: s, Keys: rt.keys, Guard: rt.guard, TokensChanged: rt.reloadKeys, Audit: rt.auditAs,
+		Style: dashboard.Style(), Now: rt.now, Logger: rt.logger,
+	})
 	rt.logins = oauth.NewLogins(rt.oauthClient, rt.now)
 	rt.tokens = oauth.NewSource(oauth.SourceOptions{
 		Vault:         s,
@@ -277,11 +285,15 @@ func (rt *runtime) loadKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	tokens, err := rt.store.Tokens(ctx)
+	if err != nil {
+		return err
+	}
 	spent, err := rt.spentByKey(ctx, keys)
 	if err != nil {
 		return err
 	}
-	rt.keys.Sync(keys, spent)
+	rt.keys.Sync(keys, tokens, spent)
 	return nil
 }
 
@@ -382,9 +394,15 @@ func (rt *runtime) saveSessions(ctx context.Context) error {
 
 // keepHistory deletes what is older or more than the settings keep.
 func (rt *runtime) keepHistory(ctx context.Context) {
-	var audited time.Time
+	var audited, signIns time.Time
 	rt.every(ctx, pruneEvery, "pruning the history", func(ctx context.Context) error {
 		now, h := rt.now(), rt.app.Load().history()
+		if now.Sub(signIns) > time.Minute {
+			signIns = now
+			if err := rt.store.PruneSignIns(ctx); err != nil {
+				return err
+			}
+		}
 		if now.Sub(audited) > time.Hour {
 			audited = now
 			err := errors.Join(

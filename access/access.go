@@ -50,6 +50,10 @@ type Who struct {
 	Local  bool   // a client on this machine; never in mode keys, which trusts no such look
 	Reason string // why it is not local, in words for a log
 	Key    *Key   // the key it presented; nil = none
+
+	// SignedIn is set if what it presented is the access token of a sign-in,
+	// which acts as its key.
+	SignedIn bool
 }
 
 // Decide lets a request to /v1 in or refuses it; who is set in both cases. A
@@ -59,12 +63,12 @@ type Who struct {
 func Decide(mode Mode, r *http.Request, p Peer, ring *Keyring) (who Who, refusal *Refusal) {
 	who = identify(mode, r, p)
 	presented := FromRequest(r.Header)
-	who.Key = findAny(ring, presented)
+	who.Key, who.SignedIn = findAny(ring, presented)
 	switch {
 	case who.Key != nil:
 		return who, refuseViewer(who.Key)
 	case len(presented) > 0:
-		return who, RefuseBadKey()
+		return who, refuseBad(presented)
 	case mode == ModeOpen || who.Local:
 		return who, nil
 	}
@@ -106,14 +110,17 @@ func identify(mode Mode, r *http.Request, p Peer) (who Who) {
 	return who
 }
 
-// findAny returns the first good key of those presented.
-func findAny(ring *Keyring, presented []secret.String) *Key {
+// findAny returns the key of the first good credential of those presented.
+func findAny(ring *Keyring, presented []secret.String) (key *Key, signedIn bool) {
 	for _, credential := range presented {
 		if key, ok := ring.Find(credential); ok {
-			return key
+			return key, false
+		}
+		if key, ok := ring.FindToken(credential); ok {
+			return key, true
 		}
 	}
-	return nil
+	return nil, false
 }
 
 // refuseViewer refuses /v1 to keys that may only read the dashboard.
@@ -133,6 +140,32 @@ func RefuseBadKey() *Refusal {
 	return r
 }
 
+// RefuseEnded says to a client what its next request will hear, after its key
+// ended under it.
+func RefuseEnded(w Who) *Refusal {
+	if w.SignedIn {
+		return refuseBadToken()
+	}
+	return RefuseBadKey()
+}
+
+func refuseBadToken() *Refusal {
+	r := refuse(http.StatusUnauthorized, typeAuthentication,
+		"This sign-in has ended: it expired, or it was revoked. Sign in again with /login.")
+	r.BadKey = true
+	return r
+}
+
+// refuseBad answers by what was presented, not by what it once was.
+func refuseBad(presented []secret.String) *Refusal {
+	for _, credential := range presented {
+		if LooksLikeKey(credential.Reveal()) {
+			return RefuseBadKey()
+		}
+	}
+	return refuseBadToken()
+}
+
 // challenge makes a browser ask for a user name and password.
 func challenge(r *Refusal) *Refusal {
 	r.Header.Set("WWW-Authenticate", `Basic realm="claude-balancer", charset="UTF-8"`)
@@ -144,8 +177,13 @@ func MayProxy(w Who, e anthropic.Endpoint) bool { return RefuseEndpoint(w, e) ==
 
 // RefuseEndpoint returns the answer to a client that Decide has let in but that
 // may not use an endpoint, nil if it may. Endpoints that are never proxied do
-// not exist for anyone.
+// not exist for anyone. A client that has signed in takes this for a gateway and
+// is told in a gateway's words that it does not offer something.
 func RefuseEndpoint(w Who, e anthropic.Endpoint) *Refusal {
+	if w.SignedIn && (e == anthropic.Denied || e == anthropic.Other) {
+		return refuse(http.StatusNotImplemented, typeNotSupported,
+			"This gateway offers messages, count_tokens, models, batches, files and skills, and not this endpoint.")
+	}
 	if e == anthropic.Denied {
 		return refuse(http.StatusNotFound, typeNotFound, "This endpoint is not proxied.")
 	}

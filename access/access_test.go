@@ -41,8 +41,8 @@ func newHouse(t *testing.T) house {
 	expired, expiredCredential := stored(t, "expired", func(k *store.Key) { k.ExpiresAt = noon })
 	revoked, revokedCredential := stored(t, "revoked")
 	ring := access.NewKeyring(c.Now)
-	ring.Sync([]store.Key{client, viewer, expired, revoked}, nil)
-	ring.Sync([]store.Key{client, viewer, expired}, nil)
+	ring.Sync([]store.Key{client, viewer, expired, revoked}, nil, nil)
+	ring.Sync([]store.Key{client, viewer, expired}, nil, nil)
 	return house{ring, clientCredential, viewerCredential, expiredCredential, revokedCredential, newCredential(t)}
 }
 

@@ -24,8 +24,10 @@ const (
 // other, which forgets failures and never invents any. It is safe for
 // concurrent use.
 type Guard struct {
-	now  func() time.Time
-	seed maphash.Seed // random: nobody can aim at a slot
+	now    func() time.Time
+	most   int // failures in a window
+	window time.Duration
+	seed   maphash.Seed // random: nobody can aim at a slot
 
 	mu    sync.Mutex
 	slots [guardSlots]guardSlot
@@ -38,8 +40,12 @@ type guardSlot struct {
 }
 
 // NewGuard returns a guard that has seen nothing.
-func NewGuard(now func() time.Time) *Guard {
-	return &Guard{now: now, seed: maphash.MakeSeed()}
+func NewGuard(now func() time.Time) *Guard { return NewGuardOf(now, guardFailures, guardWindow) }
+
+// NewGuardOf returns a guard over something else than bad keys, which blocks an
+// address after most of it in a window.
+func NewGuardOf(now func() time.Time, most int, window time.Duration) *Guard {
+	return &Guard{now: now, most: most, window: window, seed: maphash.MakeSeed()}
 }
 
 // Refuse counts a refusal against the client it goes to and returns what to
@@ -66,7 +72,7 @@ func (g *Guard) Failed(client netip.Addr) {
 	defer g.mu.Unlock()
 	now, from := g.now(), network(client)
 	slot := g.slot(from)
-	if slot.from != from || now.Sub(slot.since) >= guardWindow {
+	if slot.from != from || now.Sub(slot.since) >= g.window {
 		*slot = guardSlot{from: from, since: now}
 	}
 	slot.failed++
@@ -79,8 +85,8 @@ func (g *Guard) Blocked(client netip.Addr) (retryAfter time.Duration, blocked bo
 	defer g.mu.Unlock()
 	from := network(client)
 	slot := g.slot(from)
-	wait := guardWindow - g.now().Sub(slot.since)
-	if slot.from != from || slot.failed < guardFailures || wait <= 0 {
+	wait := g.window - g.now().Sub(slot.since)
+	if slot.from != from || slot.failed < g.most || wait <= 0 {
 		return 0, false
 	}
 	return wait, true

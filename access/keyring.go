@@ -28,7 +28,8 @@ type index struct {
 }
 
 // entry is what a credential leads to. One that a rotation has replaced leads
-// there until its grace period ends; for the others, until is zero.
+// there until its grace period ends, an access token until it expires; for the
+// others, until is zero.
 type entry struct {
 	key   *Key
 	until time.Time
@@ -41,16 +42,17 @@ func NewKeyring(now func() time.Time) *Keyring {
 	return k
 }
 
-// Sync makes keys the keys that count, with what each has spent in its running
-// budget period in US dollars, by key id. What is counted in memory goes on,
-// by key id too; where it knows of more spending, that counts. Keys that are
-// gone are revoked at once.
-func (k *Keyring) Sync(keys []store.Key, spent map[string]float64) {
+// Sync makes keys the keys that count, tokens the access tokens that act as
+// them, and takes over what each key has spent in its running budget period in
+// US dollars, by key id. What is counted in memory goes on, by key id too; where
+// it knows of more spending, that counts. Keys that are gone are revoked at
+// once, with their tokens.
+func (k *Keyring) Sync(keys []store.Key, tokens []store.Token, spent map[string]float64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	old, now := k.index.Load(), k.now()
 	next := &index{
-		byHash: make(map[[32]byte]entry, len(keys)),
+		byHash: make(map[[32]byte]entry, len(keys)+len(tokens)),
 		byID:   make(map[string]*Key, len(keys)),
 		byName: make(map[string]*Key, len(keys)),
 	}
@@ -71,6 +73,11 @@ func (k *Keyring) Sync(keys []store.Key, spent map[string]float64) {
 		}
 		next.byHash[stored.Hash] = entry{key: key}
 	}
+	for _, t := range tokens {
+		if key := next.byID[t.KeyID]; key != nil {
+			next.byHash[t.Hash] = entry{key, t.ExpiresAt}
+		}
+	}
 	k.index.Store(next)
 	for id, key := range old.byID {
 		if next.byID[id] == nil {
@@ -79,15 +86,20 @@ func (k *Keyring) Sync(keys []store.Key, spent map[string]float64) {
 	}
 }
 
-// Find returns the key that a credential belongs to. Unknown, expired and
-// revoked ones are all alike.
+// Find returns the key that a client key's credential belongs to. Unknown,
+// expired and revoked ones are all alike.
 //
 // The lookup by hash need not take constant time: what its time could tell is
 // how much of a stored hash a guess shares, and nobody can steer SHA-256
 // towards a stored hash, nor get from one to 256 random bits.
-func (k *Keyring) Find(credential secret.String) (*Key, bool) {
+func (k *Keyring) Find(credential secret.String) (*Key, bool) { return k.find(KindKey, credential) }
+
+// FindToken returns the key that an access token acts as.
+func (k *Keyring) FindToken(token secret.String) (*Key, bool) { return k.find(KindAccess, token) }
+
+func (k *Keyring) find(kind Kind, credential secret.String) (*Key, bool) {
 	raw := []byte(credential.Reveal())
-	if !wellFormed(raw) {
+	if !kind.fits(raw) {
 		return nil, false
 	}
 	e, ok := k.index.Load().byHash[sha256.Sum256(raw)]

@@ -57,7 +57,7 @@ func oneKey(tb testing.TB, c *clock, settings ...func(*store.Key)) (*access.Keyr
 	tb.Helper()
 	record, credential := stored(tb, "ci", settings...)
 	ring := access.NewKeyring(c.Now)
-	ring.Sync([]store.Key{record}, nil)
+	ring.Sync([]store.Key{record}, nil, nil)
 	key, ok := ring.Find(credential)
 	if !ok {
 		tb.Fatal("the key is not found")
@@ -74,7 +74,7 @@ func TestOnlyGoodKeysAreFound(t *testing.T) {
 	if _, ok := ring.Find(goodCredential); ok {
 		t.Error("an empty ring finds a key")
 	}
-	ring.Sync([]store.Key{good, brief}, nil)
+	ring.Sync([]store.Key{good, brief}, nil, nil)
 
 	find := func(s secret.String, want string) {
 		t.Helper()
@@ -95,7 +95,7 @@ func TestOnlyGoodKeysAreFound(t *testing.T) {
 	c.Add(1)
 	find(briefCredential, "")
 
-	ring.Sync([]store.Key{brief}, nil)
+	ring.Sync([]store.Key{brief}, nil, nil)
 	find(goodCredential, "")
 }
 
@@ -106,7 +106,7 @@ func TestARotatedCredentialWorksForItsGracePeriod(t *testing.T) {
 	record, before := stored(t, "ci")
 	after := newCredential(t)
 	record.PreviousHash, record.PreviousUntil, record.Hash = record.Hash, noon.Add(time.Hour), access.Hash(after)
-	ring.Sync([]store.Key{record}, nil)
+	ring.Sync([]store.Key{record}, nil, nil)
 	for _, s := range []secret.String{before, after} {
 		if key, ok := ring.Find(s); !ok || key.Name != "ci" {
 			t.Error("a credential does not work within the grace period")
@@ -125,7 +125,7 @@ func TestARevokedKeyEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	c := newClock()
 	ring, key, record := oneKey(t, c)
-	ring.Sync([]store.Key{record}, nil)
+	ring.Sync([]store.Key{record}, nil, nil)
 	if !key.Alive() {
 		t.Fatal("a sync that keeps the key ends it")
 	}
@@ -137,7 +137,7 @@ func TestARevokedKeyEndsAtOnce(t *testing.T) {
 		t.Fatal("ended before it is revoked")
 	default:
 	}
-	ring.Sync(nil, nil)
+	ring.Sync(nil, nil, nil)
 	<-ended
 	select {
 	case <-stopped:
@@ -147,7 +147,7 @@ func TestARevokedKeyEndsAtOnce(t *testing.T) {
 	if key.Alive() {
 		t.Error("alive after it was revoked")
 	}
-	ring.Sync(nil, nil)
+	ring.Sync(nil, nil, nil)
 }
 
 func TestAnExpiredKeyIsNotAlive(t *testing.T) {
@@ -169,7 +169,7 @@ func TestUsedTellsEachUseOnce(t *testing.T) {
 	ring := access.NewKeyring(c.Now)
 	a, credentialA := stored(t, "a")
 	b, _ := stored(t, "b")
-	ring.Sync([]store.Key{a, b}, nil)
+	ring.Sync([]store.Key{a, b}, nil, nil)
 	key, _ := ring.Named("a")
 	if !key.LastUsed().IsZero() {
 		t.Error("used before it was")
@@ -177,7 +177,7 @@ func TestUsedTellsEachUseOnce(t *testing.T) {
 	ring.Find(credentialA)
 	at := c.Add(time.Second)
 	ring.Find(credentialA)
-	ring.Sync([]store.Key{a, b}, nil)
+	ring.Sync([]store.Key{a, b}, nil, nil)
 	if used := ring.Used(); len(used) != 1 || !used["id-a"].Equal(at) {
 		t.Errorf("used: %v, want a at %v", used, at)
 	}
@@ -190,7 +190,7 @@ func TestUsedTellsEachUseOnce(t *testing.T) {
 	if ring.Empty() {
 		t.Error("a ring with keys is empty")
 	}
-	if ring.Sync(nil, nil); !ring.Empty() {
+	if ring.Sync(nil, nil, nil); !ring.Empty() {
 		t.Error("a ring without keys is not empty")
 	}
 }
@@ -202,7 +202,7 @@ func TestAKeyAllowsWhatItsListsSay(t *testing.T) {
 		t.Error("a key without role and lists is not a client that may use all")
 	}
 	record.Models, record.Accounts = []string{"*haiku*", "*sonnet*"}, []string{"work"}
-	ring.Sync([]store.Key{record}, nil)
+	ring.Sync([]store.Key{record}, nil, nil)
 	key, ok := ring.Named("ci")
 	if !ok || !key.Restricted() || !slices.Equal(key.Models(), record.Models) {
 		t.Fatal("the new settings do not count")
@@ -226,7 +226,7 @@ func TestKeysAreFoundWhileTheyChange(t *testing.T) {
 	ring := access.NewKeyring(c.Now)
 	kept, keptCredential := stored(t, "kept", func(k *store.Key) { k.RPM, k.MaxInFlight = 1_000_000, 1000 })
 	other, otherCredential := stored(t, "other")
-	ring.Sync([]store.Key{kept}, nil)
+	ring.Sync([]store.Key{kept}, nil, nil)
 
 	var wg sync.WaitGroup
 	for range 4 {
@@ -249,7 +249,7 @@ func TestKeysAreFoundWhileTheyChange(t *testing.T) {
 		})
 	}
 	for i := range 200 {
-		ring.Sync([]store.Key{kept, other}[:1+i%2], map[string]float64{kept.ID: 0.5})
+		ring.Sync([]store.Key{kept, other}[:1+i%2], nil, map[string]float64{kept.ID: 0.5})
 	}
 	wg.Wait()
 	key, _ := ring.Find(keptCredential)
@@ -266,7 +266,7 @@ func BenchmarkFind(b *testing.B) {
 		record, c := stored(b, fmt.Sprintf("key-%d", i))
 		records, credential = append(records, record), c
 	}
-	ring.Sync(records, nil)
+	ring.Sync(records, nil, nil)
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, ok := ring.Find(credential); !ok {

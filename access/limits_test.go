@@ -87,7 +87,7 @@ func TestRequestsInFlightAreBounded(t *testing.T) {
 		t.Fatalf("refusal: %+v", refusal)
 	}
 
-	ring.Sync([]store.Key{record}, nil)
+	ring.Sync([]store.Key{record}, nil, nil)
 	again, _ := ring.Named("ci")
 	if _, refusal := again.Begin(c.Now()); refusal == nil {
 		t.Error("a sync forgets the requests in flight")
@@ -256,7 +256,7 @@ func TestTheStoreAddsWhatOthersSpent(t *testing.T) {
 	ring, key, record := oneKey(t, c, withBudget(10, access.PeriodDay))
 	sync := func(stored, want float64) {
 		t.Helper()
-		ring.Sync([]store.Key{record}, map[string]float64{record.ID: stored})
+		ring.Sync([]store.Key{record}, nil, map[string]float64{record.ID: stored})
 		if got := key.Spent(); got != want {
 			t.Errorf("spent %v, want %v", got, want)
 		}

@@ -27,6 +27,7 @@ const (
 	typeInvalidRequest = "invalid_request_error"
 	typeRateLimit      = "rate_limit_error"
 	typeBilling        = "billing_error"
+	typeNotSupported   = "not_supported" // a gateway's own
 )
 
 // Without this header clients repeat a refusal for minutes before they show it.

@@ -25,7 +25,7 @@ func TestUsageOfABudgetIsInCentsAndResetsWhenTheHeadersSay(t *testing.T) {
 		c := newClock()
 		ring := access.NewKeyring(c.Now)
 		budget := 200.0
-		ring.Sync([]store.Key{{ID: "1", Name: "dev", BudgetUSD: &budget, BudgetPeriod: tc.period}}, nil)
+		ring.Sync([]store.Key{{ID: "1", Name: "dev", BudgetUSD: &budget, BudgetPeriod: tc.period}}, nil, nil)
 		key, _ := ring.Named("dev")
 		key.Spend(tc.spend)
 
@@ -55,7 +55,7 @@ func TestUsageWithoutABudgetHasAmountsAndNoLimit(t *testing.T) {
 	t.Parallel()
 	c := newClock()
 	ring := access.NewKeyring(c.Now)
-	ring.Sync([]store.Key{{ID: "1", Name: "dev"}}, nil)
+	ring.Sync([]store.Key{{ID: "1", Name: "dev"}}, nil, nil)
 	key, _ := ring.Named("dev")
 	got, err := json.Marshal(key.Usage(access.Spending{Day: 0.1, Week: 0.25, Month: 12.345}))
 	if err != nil {

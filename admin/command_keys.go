@@ -71,10 +71,10 @@ func (c *cli) keysListCommand() *cobra.Command {
 					e.out.line(`No keys yet. Add one with "caddy claude-balancer keys add <name>".`)
 					return
 				}
-				t := newTable("NAME", "ROLE", "MODELS", "ACCOUNTS", "EXPIRES", "LAST USED", ">RPM", ">IN FLIGHT", ">SPENT", ">BUDGET")
+				t := newTable("NAME", "ROLE", "MODELS", "ACCOUNTS", "EXPIRES", "LAST USED", ">SIGN-INS", ">RPM", ">IN FLIGHT", ">SPENT", ">BUDGET")
 				for _, k := range keys {
 					t.row(k.Name, k.Role, all(k.Models), all(k.Accounts), expiryWords(k.ExpiresAt, e.now), ago(k.LastUsed, e.now),
-						bound(k.RPM), bound(k.MaxInFlight), dollars(&k.SpentUSD), budgetWords(k))
+						bound(k.SignIns), bound(k.RPM), bound(k.MaxInFlight), dollars(&k.SpentUSD), budgetWords(k))
 				}
 				e.out.print(t.String())
 			})
@@ -111,6 +111,7 @@ func describeKey(out *printer, k api.Key, now time.Time) {
 	field("Created", clock(k.CreatedAt, now))
 	field("Expires", expiryWords(k.ExpiresAt, now))
 	field("Last used", ago(k.LastUsed, now))
+	field("Signed in", bound(k.SignIns))
 	field("Requests/min", bound(k.RPM))
 	field("Max in flight", bound(k.MaxInFlight))
 	field("Spent", dollars(&k.SpentUSD))

@@ -59,7 +59,7 @@ func samplePool() *fakeBackend {
 			},
 		},
 		keys: []api.Key{
-			{Name: "alice", Role: api.RoleClient, CreatedAt: at(-time.Hour), SpentUSD: 1.5, BudgetUSD: ptr(20.0), BudgetPeriod: "month", RPM: 60},
+			{Name: "alice", Role: api.RoleClient, CreatedAt: at(-time.Hour), SpentUSD: 1.5, SignIns: 2, BudgetUSD: ptr(20.0), BudgetPeriod: "month", RPM: 60},
 			{Name: "wall", Role: api.RoleViewer, Models: []string{"*sonnet*"}, Accounts: []string{"work", "ci"}, ExpiresAt: ptr(at(36 * time.Hour)), LastUsed: ptr(at(-time.Minute)), MaxInFlight: 2},
 		},
 		audit: []api.AuditEntry{{At: at(-time.Hour), What: "account.add", Who: "admin", Detail: "work\x1b[1m"}},

@@ -118,6 +118,7 @@ type Key struct {
 	BudgetUSD    *float64 `json:"budget_usd"`
 	BudgetPeriod string   `json:"budget_period"` // day | week | month
 	SpentUSD     float64  `json:"spent_usd"`     // in the running period
+	SignIns      int      `json:"sign_ins"`      // clients that are signed in as this key
 	Key          string   `json:"key,omitempty"` // the credential itself: only in the answer that made it
 }
 

@@ -76,6 +76,10 @@ var assets = sync.OnceValue(func() map[string]asset {
 	return all
 })
 
+// Style is the style sheet of colours, type and elements, for other pages of
+// the site.
+func Style() string { return string(assets()["base.css"].body) }
+
 func (s *site) page(w http.ResponseWriter, r *http.Request) { s.asset(w, r, indexName) }
 
 // asset serves one embedded file. Caches keep it but ask each time whether it
