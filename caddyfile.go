@@ -69,6 +69,7 @@ func block(d *caddyfile.Dispenser, repeatable []string, parse func(word string) 
 //
 //	claude_balancer {
 //		store sqlite [<path>]
+//		store postgres {env.<name>}|{file.<path>}
 //		encryption_key <new> [<old>]
 //		history <age>|off [<max_rows>]
 //		plan <name> {
@@ -117,16 +118,28 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 func (a *App) parseStore(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
-	if len(args) == 0 || len(args) > 2 {
+	if !d.NextArg() {
 		return d.ArgErr()
 	}
-	if args[0] != "sqlite" {
-		return d.Errf("unrecognized store '%s': allowed is sqlite", args[0])
-	}
-	a.Store = &StoreConfig{Driver: args[0]}
-	if len(args) == 2 {
-		a.Store.Path = args[1]
+	a.Store = &StoreConfig{Driver: d.Val()}
+	args := d.RemainingArgs()
+	switch a.Store.Driver {
+	case driverPostgres: // its errors repeat nothing that may hold a password
+		if len(args) != 1 {
+			return d.Err("store postgres needs the database's URL, as {env.NAME} or {file./path}")
+		}
+		if a.Store.URL = args[0]; !isSecretPlaceholder(args[0]) {
+			return d.Err("store postgres must be followed by {env.NAME} or {file./path}, not the URL itself: it holds a password, and Caddy stores and shows its configuration")
+		}
+	case driverSQLite:
+		if len(args) > 1 {
+			return d.ArgErr()
+		}
+		if len(args) == 1 {
+			a.Store.Path = args[0]
+		}
+	default:
+		return d.Errf("unrecognized store '%s': allowed are sqlite and postgres", a.Store.Driver)
 	}
 	return nil
 }
@@ -137,7 +150,7 @@ func (a *App) parseEncryptionKey(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	for _, key := range a.EncryptionKey {
-		if !isKeyPlaceholder(key) {
+		if !isSecretPlaceholder(key) {
 			return d.Err("encryption_key must be {env.NAME} or {file./path}, not the key itself: Caddy stores and shows its configuration")
 		}
 	}

@@ -106,7 +106,10 @@ func TestACaddyfileMistakeNamesLineValueAndWhatIsAllowed(t *testing.T) {
 		{site: "transport carrier_pigeon", want: "carrier_pigeon"},
 		{site: "retries 3\nretries 4", want: "retries is already specified"},
 		{global: "nonsense", want: "unrecognized option 'nonsense': allowed are store"},
-		{global: "store postgres x", want: "unrecognized store 'postgres': allowed is sqlite"},
+		{global: "store mysql x", want: "unrecognized store 'mysql': allowed are sqlite and postgres"},
+		{global: "store postgres", want: "store postgres needs the database's URL, as {env.NAME} or {file./path}"},
+		{global: "store postgres postgres://u:hidden@host/db", want: "store postgres must be followed by {env.NAME} or {file./path}, not the URL itself"},
+		{global: "store postgres host=h password=hidden", want: "store postgres needs the database's URL, as {env.NAME} or {file./path}"},
 		{global: "encryption_key 0123456789abcdef", want: "encryption_key must be {env.NAME} or {file./path}, not the key itself"},
 		{global: "history forever", want: "history is 'forever', but must be a duration"},
 		{global: "history 30d none", want: "the number of rows is 'none', but must be a whole number"},
@@ -122,7 +125,7 @@ func TestACaddyfileMistakeNamesLineValueAndWhatIsAllowed(t *testing.T) {
 		{global: "price *opus* 1 2 3 4 free", want: "price *opus*: 'free' is no price"},
 	} {
 		got := adapt("{\n\tclaude_balancer {\n" + c.global + "\n\t}\n}\nlocalhost {\n\tclaude_balancer {\n" + c.site + "\n\t}\n}\n")
-		if !strings.Contains(got, c.want) || !strings.Contains(got, "Caddyfile:") {
+		if !strings.Contains(got, c.want) || strings.Contains(got, "hidden") || !strings.Contains(got, "Caddyfile:") {
 			t.Errorf("%s%s\n got: %s\nwant: %s", c.global, c.site, got, c.want)
 		}
 	}

@@ -54,6 +54,7 @@ type rigOptions struct {
 	site      []string          // lines of the site beside the directive
 	servers   string            // lines of the servers option
 	path      string            // of the database
+	store     string            // the line of the store, instead of a database at path
 }
 
 // Provisioning replaces Caddy's process-wide loggers and storage.
@@ -96,6 +97,9 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	if o.path == "" {
 		o.path = filepath.Join(r.dir, "data", "accounts.db")
 	}
+	if o.store == "" {
+		o.store = fmt.Sprintf("store sqlite %q", o.path)
+	}
 	r.start(r.caddyfile(o))
 	return r
 }
@@ -113,7 +117,7 @@ func (r *rig) caddyfile(o rigOptions) string {
 	%s
 	%s
 	claude_balancer {
-		store sqlite %q
+		%s
 		oauth {
 			token_url %s/v1/oauth/token
 			profile_url %s/api/oauth/profile
@@ -131,7 +135,7 @@ http://localhost, http://127.0.0.1, http://example.com, http://evil.example {
 		}
 		respond "next handler" 418
 	}
-}`, o.servers, strings.Join(o.options, "\n"), o.path, r.up.URL, r.up.URL, strings.Join(o.oauth, "\n"), strings.Join(o.global, "\n"), strings.Join(o.site, "\n"), upstream, strings.Join(o.directive, "\n"))
+}`, o.servers, strings.Join(o.options, "\n"), o.store, r.up.URL, r.up.URL, strings.Join(o.oauth, "\n"), strings.Join(o.global, "\n"), strings.Join(o.site, "\n"), upstream, strings.Join(o.directive, "\n"))
 }
 
 // restart ends the balancer and starts it again with what it has stored.

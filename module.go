@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -39,8 +38,7 @@ func init() {
 // App is the pool that all sites share: its store, its plans, its logins. An
 // App that nobody configured has the defaults.
 //
-// State outlives reloads: Apps of the same store path share one runtime, which
-// goes when the last App and the last request have left it.
+// State outlives reloads: Apps of the same store share one runtime, which when the last App and the last request have left it.
 type App struct {
 	// Where accounts and history are kept. Default: SQLite in
 	// claude-accounts.db in Caddy's data directory.
@@ -84,11 +82,17 @@ type App struct {
 
 // StoreConfig names the store.
 type StoreConfig struct {
-	// The only driver is sqlite.
+	// sqlite, for one machine, or postgres, for several that share one pool.
+	// Default: sqlite.
 	Driver string `json:"driver,omitempty"`
-	// The database file. Its folder is made with mode 0700, the file with
-	// 0600. Placeholders are replaced.
+	// SQLite's file. Its folder is made with mode 0700, the file with 0600.
+	// Placeholders are replaced.
 	Path string `json:"path,omitempty"`
+	// The URL of a PostgreSQL database, such as
+	// postgres://user:password@host:5432/database?sslmode=verify-full. It is
+	// given as a placeholder {env.*} or {file.*}, never literally, since a
+	// configuration is stored and shown.
+	URL string `json:"url,omitempty"`
 }
 
 // HistoryConfig bounds the history.
@@ -131,7 +135,6 @@ type PriceConfig struct {
 const (
 	defaultHistory       = 30 * 24 * time.Hour
 	defaultRefreshBefore = 10 * time.Minute
-	databaseName         = "claude-accounts.db"
 )
 
 // CaddyModule returns the Caddy module information.
@@ -164,15 +167,15 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.events = events.(*caddyevents.App)
 
-	path, err := a.storePath()
+	at, err := a.Store.location()
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	v, _, err := runtimes.LoadOrNew(at.key(), func() (caddy.Destructor, error) { return newRuntime(at), nil })
 	if err != nil {
 		return err
 	}
-	v, _, err := runtimes.LoadOrNew(path, func() (caddy.Destructor, error) { return newRuntime(path), nil })
-	if err != nil {
-		return err
-	}
-	a.runtime, a.runtimeKey = v.(*runtime), path
+	a.runtime, a.runtimeKey = v.(*runtime), at.key()
 	if err := registerMetrics(ctx, a); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
@@ -181,9 +184,6 @@ func (a *App) Provision(ctx caddy.Context) error {
 
 // Validate checks the settings.
 func (a *App) Validate() error {
-	if s := a.Store; s != nil && s.Driver != "" && s.Driver != "sqlite" {
-		return fmt.Errorf("store: there is no driver %q; the driver is sqlite", s.Driver)
-	}
 	if h := a.History; h != nil && (h.MaxAge < 0 || h.MaxRows < 0) {
 		return errors.New("history: neither the age nor the number of rows can be negative")
 	}
@@ -191,7 +191,7 @@ func (a *App) Validate() error {
 		return fmt.Errorf("plan: %d plans are defined; %d are allowed", len(a.plans), selection.MaxPlans)
 	}
 	for _, p := range a.EncryptionKey {
-		if !isKeyPlaceholder(p) {
+		if !isSecretPlaceholder(p) {
 			return errors.New("encryption_key: give the key as {env.NAME} or {file./path}, not literally: Caddy stores and shows its configuration")
 		}
 	}
@@ -257,21 +257,6 @@ func (a *App) replaced() bool {
 	}
 	current, err := caddy.ActiveContext().AppIfConfigured("claude_balancer")
 	return err == nil && current != a
-}
-
-func (a *App) storePath() (string, error) {
-	path := filepath.Join(caddy.AppDataDir(), databaseName)
-	if a.Store != nil && a.Store.Path != "" {
-		var err error
-		if path, err = caddy.NewReplacer().ReplaceOrErr(a.Store.Path, true, true); err != nil {
-			return "", fmt.Errorf("store: %w", err)
-		}
-	}
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return "", fmt.Errorf("store: %w", err)
-	}
-	return path, nil
 }
 
 // use notes a handler of this configuration.
@@ -351,7 +336,8 @@ func (c *OAuthConfig) endpoints() (oauth.Endpoints, error) {
 	return e, nil
 }
 
-func isKeyPlaceholder(s string) bool {
+// isSecretPlaceholder reports whether s stands for a secret that is elsewhere.
+func isSecretPlaceholder(s string) bool {
 	return (strings.HasPrefix(s, "{env.") || strings.HasPrefix(s, "{file.")) && strings.HasSuffix(s, "}")
 }
 

@@ -102,7 +102,7 @@ func TestATokenThatAnotherProgramRotatesMeanwhileIsTakenOver(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, rigOptions{})
 	r.sim.AddAccount(simulator.Account{Name: "other"})
-	path := r.app.runtime.path
+	path := r.app.runtime.at.path
 	r.sim.Script("", simulator.Step{Path: simulator.OAuthTokenPath, Do: func(x *simulator.Exchange) {
 		if err := rotate(r, path, "work"); err != nil {
 			t.Error(err)
@@ -233,7 +233,7 @@ func TestOnAFullDiskANewTokenIsServedAndStoredOnceThereIsRoom(t *testing.T) {
 	disk := smallDisk(t, 2048)
 	r := newRig(t, rigOptions{path: filepath.Join(disk, "accounts.db")})
 	r.addExpiring("work", time.Hour)
-	truncateWAL(t, r.app.runtime.path)
+	truncateWAL(t, r.app.runtime.at.path)
 	free := fill(t, disk)
 
 	old := r.stored("work")

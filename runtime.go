@@ -25,14 +25,14 @@ import (
 	"github.com/claude-balancer/claude-balancer/store"
 )
 
-// runtimes holds what outlives a reload, by the store's path.
+// runtimes holds what outlives a reload, by the store.
 var runtimes = caddy.NewUsagePool()
 
 // runtime is the pool with its store, tokens and history. Every App of its
-// store's path and every request in flight holds it; the last one closes it,
-// so that a reload takes nothing from under a running stream.
+// store and every request in flight holds it; the last one closes it, so that
+// a reload takes nothing from under a running stream.
 type runtime struct {
-	path string
+	at   location
 	now  func() time.Time // tests replace it before the start
 	refs atomic.Int64
 
@@ -74,8 +74,8 @@ const (
 	pruneEvery    = 2 * time.Second
 )
 
-func newRuntime(path string) *runtime {
-	rt := &runtime{path: path, now: time.Now, ready: make(chan struct{}), emissions: make(chan emission, maxEmissions), lookups: make(chan struct{}, maxLookups)}
+func newRuntime(at location) *runtime {
+	rt := &runtime{at: at, now: time.Now, ready: make(chan struct{}), emissions: make(chan emission, maxEmissions), lookups: make(chan struct{}, maxLookups)}
 	rt.refs.Store(1) // the UsagePool's
 	return rt
 }
@@ -130,7 +130,7 @@ func (rt *runtime) start(a *App) error {
 			return err
 		}
 	} else if err := rt.sealer.CheckSuccessor(sealer); err != nil {
-		return fmt.Errorf("the store %s is open: %w", rt.path, err)
+		return fmt.Errorf("the store %s is open: %w", rt.at.name, err)
 	}
 	rt.started = append(rt.started, a)
 	rt.configure(a)
@@ -154,7 +154,12 @@ func (rt *runtime) leave(a *App) {
 }
 
 func (rt *runtime) open(ctx context.Context, a *App, sealer *store.Sealer) error {
-	s, err := store.Open(ctx, store.Options{Path: rt.path, Keys: sealer, Now: rt.now, Logger: a.logger.Named("store")})
+	options, err := rt.at.options()
+	if err != nil {
+		return err
+	}
+	options.Keys, options.Now, options.Logger = sealer, rt.now, a.logger.Named("store")
+	s, err := store.Open(ctx, options)
 	if err != nil {
 		return err
 	}
@@ -181,7 +186,7 @@ func (rt *runtime) open(ctx context.Context, a *App, sealer *store.Sealer) error
 	})
 	rt.app.Store(a)
 	if err := rt.restore(ctx); err != nil {
-		return errors.Join(fmt.Errorf("reading the store %s: %w", rt.path, err), s.Close())
+		return errors.Join(fmt.Errorf("reading the store %s: %w", rt.at.name, err), s.Close())
 	}
 	rt.recorder = store.NewRecorder(s, store.RecorderOptions{
 		Logger:    a.logger.Named("history"),
@@ -325,13 +330,27 @@ func (rt *runtime) every(ctx context.Context, pause time.Duration, what string, 
 
 // watchChanges takes over what other processes wrote.
 func (rt *runtime) watchChanges(ctx context.Context) {
-	rt.every(ctx, changesEvery, "reading what another process changed", func(ctx context.Context) error {
-		changed, err := rt.store.Changed(ctx)
-		if err != nil || !changed {
-			return err
+	ticker := time.NewTicker(changesEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		case <-rt.store.Notified():
 		}
-		return rt.reload(ctx)
-	})
+		if err := rt.takeChanges(ctx); err != nil && ctx.Err() == nil {
+			rt.logger().Error("reading what another process changed", zap.Error(err))
+		}
+	}
+}
+
+func (rt *runtime) takeChanges(ctx context.Context) error {
+	changed, err := rt.store.Changed(ctx)
+	if err != nil || changed&(store.ChangedAccounts|store.ChangedKeys|store.ChangedUsage) == 0 {
+		return err
+	}
+	return rt.reload(ctx)
 }
 
 // persistLimits stores limits at once and windows every few seconds, and tells
@@ -438,7 +457,7 @@ func (rt *runtime) close() {
 	rt.running.Wait()
 	err = errors.Join(err, rt.saveLimits(ctx), rt.saveSessions(ctx), rt.store.Close())
 	if err != nil {
-		rt.logger().Error("closing the store", zap.String("path", rt.path), zap.Error(err))
+		rt.logger().Error("closing the store", zap.String("store", rt.at.name), zap.Error(err))
 	}
 }
 

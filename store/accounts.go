@@ -50,7 +50,7 @@ func (s *Store) AddAccount(ctx context.Context, a Account) error {
 		a.CreatedAt = s.now()
 	}
 	c := a.Credential
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, ChangedAccounts, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO accounts (id, name, plan_type, supported_models,
 			priority, weight, max_in_flight, paused, created_at, request_count, tier, state, state_reason, state_since,
 			kind, access_token, refresh_token, expires_at, issued_at, generation)
@@ -71,9 +71,9 @@ func (s *Store) AddAccount(ctx context.Context, a Account) error {
 // weight, max_in_flight, paused and tier. Renaming it renames it in the history
 // and in what client keys may use, too.
 func (s *Store) UpdateAccount(ctx context.Context, a Account) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, ChangedAccounts|ChangedKeys, func(ctx context.Context, tx *sql.Tx) error {
 		var old string
-		if err := tx.QueryRowContext(ctx, `SELECT name FROM accounts WHERE id = ?`, a.ID).Scan(&old); err != nil {
+		if err := tx.QueryRowContext(ctx, `SELECT name FROM accounts WHERE id = ?`+s.engine.lock(), a.ID).Scan(&old); err != nil {
 			return notFound(err)
 		}
 		if _, err := tx.ExecContext(ctx, `UPDATE accounts SET name = ?, plan_type = ?, supported_models = ?,
@@ -93,7 +93,7 @@ func (s *Store) UpdateAccount(ctx context.Context, a Account) error {
 // RemoveAccount removes an account with its limits, windows, sessions and
 // resources; its history stays.
 func (s *Store) RemoveAccount(ctx context.Context, id string) error {
-	n, err := s.exec(ctx, `DELETE FROM accounts WHERE id = ?`, id)
+	n, err := s.exec(ctx, ChangedAccounts, `DELETE FROM accounts WHERE id = ?`, id)
 	if err == nil && n == 0 {
 		err = ErrNotFound
 	}
@@ -107,9 +107,9 @@ func (s *Store) RemoveAccount(ctx context.Context, id string) error {
 // that the credential is no longer the one of the given generation; a negative
 // generation means any.
 func (s *Store) SetState(ctx context.Context, id string, generation int64, state api.Status, reason string) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, ChangedAccounts, func(ctx context.Context, tx *sql.Tx) error {
 		var now int64
-		if err := tx.QueryRowContext(ctx, `SELECT generation FROM accounts WHERE id = ?`, id).Scan(&now); err != nil {
+		if err := tx.QueryRowContext(ctx, `SELECT generation FROM accounts WHERE id = ?`+s.engine.lock(), id).Scan(&now); err != nil {
 			return notFound(err)
 		}
 		if generation >= 0 && generation != now {
@@ -132,7 +132,7 @@ func (s *Store) SetState(ctx context.Context, id string, generation int64, state
 
 // ResetStats zeroes the request count and the last use of every account.
 func (s *Store) ResetStats(ctx context.Context) error {
-	if _, err := s.exec(ctx, `UPDATE accounts SET request_count = 0, last_used = NULL`); err != nil {
+	if _, err := s.exec(ctx, ChangedUsage, `UPDATE accounts SET request_count = 0, last_used = NULL`); err != nil {
 		return fmt.Errorf("reset statistics: %w", err)
 	}
 	return nil

@@ -24,8 +24,11 @@ func one(t *testing.T, s *Store, id string) Account {
 }
 
 func TestAnAccountComesBackAsItWasStored(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+	onEachEngine(t, testAnAccountComesBackAsItWasStored)
+}
+
+func testAnAccountComesBackAsItWasStored(t *testing.T, db testDB) {
+	s := db.open(t)
 	a := account("work")
 	a.Models, a.Priority, a.Weight, a.MaxInFlight, a.Paused, a.Tier = []string{"*opus*", "claude-x"}, -2, 3, 4, true, "t20"
 	must(t, s.AddAccount(t.Context(), a))
@@ -51,9 +54,10 @@ func utc(t time.Time) time.Time {
 	return t.UTC()
 }
 
-func TestANameIsUsedOnce(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestANameIsUsedOnce(t *testing.T) { onEachEngine(t, testANameIsUsedOnce) }
+
+func testANameIsUsedOnce(t *testing.T, db testDB) {
+	s := db.open(t)
 	must(t, s.AddAccount(t.Context(), account("one")))
 	must(t, s.AddAccount(t.Context(), account("two")))
 	other := account("one")
@@ -76,8 +80,11 @@ func TestANameIsUsedOnce(t *testing.T) {
 }
 
 func TestARenamedAccountKeepsHistoryKeysAndCredential(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+	onEachEngine(t, testARenamedAccountKeepsHistoryKeysAndCredential)
+}
+
+func testARenamedAccountKeepsHistoryKeysAndCredential(t *testing.T, db testDB) {
+	s := db.open(t)
 	a := account("old")
 	must(t, s.AddAccount(t.Context(), a))
 	must(t, s.AddKey(t.Context(), Key{ID: "k", Name: "laptop", Accounts: []string{"x", "old"}}))
@@ -101,8 +108,11 @@ func TestARenamedAccountKeepsHistoryKeysAndCredential(t *testing.T) {
 }
 
 func TestARemovedAccountLeavesItsHistory(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+	onEachEngine(t, testARemovedAccountLeavesItsHistory)
+}
+
+func testARemovedAccountLeavesItsHistory(t *testing.T, db testDB) {
+	s := db.open(t)
 	first, again := account("work"), account("work")
 	again.ID = "id-again"
 	must(t, s.AddAccount(t.Context(), first))
@@ -132,8 +142,11 @@ func TestARemovedAccountLeavesItsHistory(t *testing.T) {
 }
 
 func TestAStateIsKeptWithItsReasonAndAge(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+	onEachEngine(t, testAStateIsKeptWithItsReasonAndAge)
+}
+
+func testAStateIsKeptWithItsReasonAndAge(t *testing.T, db testDB) {
+	s := db.open(t)
 	now := start
 	s.now = func() time.Time { return now }
 	must(t, s.AddAccount(t.Context(), account("work")))
@@ -156,9 +169,12 @@ func TestAStateIsKeptWithItsReasonAndAge(t *testing.T) {
 }
 
 func TestSavingACredentialComparesTheGeneration(t *testing.T) {
-	t.Parallel()
-	a := openNew(t)
-	b := open(t, testOptions(a.Name()))
+	onEachEngine(t, testSavingACredentialComparesTheGeneration)
+}
+
+func testSavingACredentialComparesTheGeneration(t *testing.T, db testDB) {
+	a := db.open(t)
+	b := db.open(t)
 	must(t, a.AddAccount(t.Context(), account("work")))
 	must(t, a.SetState(t.Context(), "id-work", -1, api.StatusNeedsLogin, "invalid_grant"))
 	read := got(b.Credential(t.Context(), "id-work"))(t)
@@ -187,9 +203,12 @@ func TestSavingACredentialComparesTheGeneration(t *testing.T) {
 }
 
 func TestOneOfManyWritersWinsAGeneration(t *testing.T) {
-	t.Parallel()
-	stores := []*Store{openNew(t)}
-	stores = append(stores, open(t, testOptions(stores[0].Name())))
+	onEachEngine(t, testOneOfManyWritersWinsAGeneration)
+}
+
+func testOneOfManyWritersWinsAGeneration(t *testing.T, db testDB) {
+	stores := []*Store{db.open(t)}
+	stores = append(stores, db.open(t))
 	must(t, stores[0].AddAccount(t.Context(), account("work")))
 	var won atomic.Int32
 	var wg sync.WaitGroup
@@ -211,9 +230,12 @@ func TestOneOfManyWritersWinsAGeneration(t *testing.T) {
 }
 
 func TestALeaseHasOneOwnerAcrossProcesses(t *testing.T) {
-	t.Parallel()
-	a := openNew(t)
-	b := open(t, testOptions(a.Name()))
+	onEachEngine(t, testALeaseHasOneOwnerAcrossProcesses)
+}
+
+func testALeaseHasOneOwnerAcrossProcesses(t *testing.T, db testDB) {
+	a := db.open(t)
+	b := db.open(t)
 	must(t, a.AddAccount(t.Context(), account("work")))
 	acquire := func(s *Store, owner string, ttl time.Duration) bool {
 		t.Helper()
@@ -238,9 +260,10 @@ func TestALeaseHasOneOwnerAcrossProcesses(t *testing.T) {
 	}
 }
 
-func TestResetStatsZeroesCountsAlone(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestResetStatsZeroesCountsAlone(t *testing.T) { onEachEngine(t, testResetStatsZeroesCountsAlone) }
+
+func testResetStatsZeroesCountsAlone(t *testing.T, db testDB) {
+	s := db.open(t)
 	a := account("work")
 	must(t, s.AddAccount(t.Context(), a))
 	must(t, s.InsertRows(t.Context(), []Row{answered("r1", start, a)}))

@@ -12,7 +12,7 @@ func (s *Store) AddAudit(ctx context.Context, a Audit) error {
 	if a.At.IsZero() {
 		a.At = s.now()
 	}
-	if _, err := s.exec(ctx, `INSERT INTO audit (at, what, who, detail) VALUES (?, ?, ?, ?)`,
+	if _, err := s.exec(ctx, 0, `INSERT INTO audit (at, what, who, detail) VALUES (?, ?, ?, ?)`,
 		a.At.UnixMilli(), a.What, a.Who, a.Detail); err != nil {
 		return fmt.Errorf("write to the audit trail: %w", err)
 	}
@@ -32,7 +32,7 @@ func (s *Store) Audits(ctx context.Context, limit int) ([]Audit, error) {
 
 // PruneAudit removes the entries before the given time.
 func (s *Store) PruneAudit(ctx context.Context, before time.Time) error {
-	if _, err := s.exec(ctx, `DELETE FROM audit WHERE at < ?`, before.UnixMilli()); err != nil {
+	if _, err := s.exec(ctx, 0, `DELETE FROM audit WHERE at < ?`, before.UnixMilli()); err != nil {
 		return fmt.Errorf("prune the audit trail: %w", err)
 	}
 	return nil

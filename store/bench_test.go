@@ -77,11 +77,11 @@ func generate(b *testing.B, s *Store, n int) {
 		`INSERT INTO history_accounts (id, name) SELECT DISTINCT account_id, account_used FROM requests WHERE ?1 = ?1 AND ?2 = ?2`,
 		`UPDATE counters SET value = ?1 WHERE name = 'requests' AND ?2 = ?2`,
 	} {
-		must2(b)(s.exec(b.Context(), query, n, start.Add(-30*24*time.Hour).UnixMilli()))
+		must2(b)(s.exec(b.Context(), 0, query, n, start.Add(-30*24*time.Hour).UnixMilli()))
 	}
 	for kind, column := range map[string]string{byOutcome: "outcome", byModel: "model_used", byAccount: "account_id",
 		byPlan: "plan_type", byKey: "client", byFamily: "'sonnet'"} {
-		must2(b)(s.exec(b.Context(), `INSERT INTO usage_hours SELECT timestamp - timestamp % 3600000, ?, `+column+`, COUNT(*), SUM(NOT success),
+		must2(b)(s.exec(b.Context(), 0, `INSERT INTO usage_hours SELECT timestamp - timestamp % 3600000, ?, `+column+`, COUNT(*), SUM(NOT success),
 			0, SUM(response_time_ms), SUM(input_tokens), SUM(output_tokens), 0, 0, 0, SUM(cost_usd) FROM requests GROUP BY 1, 3`, kind))
 	}
 }

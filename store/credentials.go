@@ -13,8 +13,8 @@ import (
 func (s *Store) Credential(ctx context.Context, id string) (Credential, error) {
 	var c Credential
 	var access, refresh string
-	err := s.reader.QueryRowContext(ctx, `SELECT kind, COALESCE(access_token, ''), refresh_token, expires_at, issued_at, generation
-		FROM accounts WHERE id = ?`, id).Scan(&c.Kind, &access, &refresh, millis{&c.ExpiresAt}, millis{&c.IssuedAt}, &c.Generation)
+	err := s.reader.scan(ctx, []any{&c.Kind, &access, &refresh, millis{&c.ExpiresAt}, millis{&c.IssuedAt}, &c.Generation},
+		`SELECT kind, COALESCE(access_token, ''), refresh_token, expires_at, issued_at, generation FROM accounts WHERE id = ?`, id)
 	if err != nil {
 		return Credential{}, fmt.Errorf("read credential of account %s: %w", id, notFound(err))
 	}
@@ -29,7 +29,7 @@ func (s *Store) Credential(ctx context.Context, id string) (Credential, error) {
 // is not, or that the account is gone: the stored state wins. When it returns
 // without error the credential is on disk.
 func (s *Store) SaveCredential(ctx context.Context, id string, generation int64, c Credential) (newGeneration int64, err error) {
-	n, err := s.exec(ctx, `UPDATE accounts SET kind = ?, access_token = ?, refresh_token = ?, expires_at = ?, issued_at = ?,
+	n, err := s.exec(ctx, ChangedAccounts, `UPDATE accounts SET kind = ?, access_token = ?, refresh_token = ?, expires_at = ?, issued_at = ?,
 		generation = generation + 1, state = '', state_reason = '', state_since = NULL WHERE id = ? AND generation = ?`,
 		string(c.Kind), s.keys.seal(id, columnAccess, c.Access), s.keys.seal(id, columnRefresh, c.Refresh),
 		toMillis(c.ExpiresAt), toMillis(c.IssuedAt), id, generation)
@@ -47,7 +47,7 @@ func (s *Store) SaveCredential(ctx context.Context, id string, generation int64,
 // The owner may acquire again, which prolongs the lease.
 func (s *Store) AcquireLease(ctx context.Context, id, owner string, ttl time.Duration) (bool, error) {
 	acquired := false
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, 0, func(ctx context.Context, tx *sql.Tx) error {
 		n, err := execTx(ctx, tx, `UPDATE accounts SET lease_owner = ?, lease_until = `+s.engine.now()+` + ?
 			WHERE id = ? AND (lease_owner IS NULL OR lease_owner = ? OR lease_until <= `+s.engine.now()+`)`,
 			owner, ttl.Milliseconds(), id, owner)
@@ -66,7 +66,7 @@ func (s *Store) AcquireLease(ctx context.Context, id, owner string, ttl time.Dur
 
 // ReleaseLease ends the owner's lease; another's stays.
 func (s *Store) ReleaseLease(ctx context.Context, id, owner string) error {
-	_, err := s.exec(ctx, `UPDATE accounts SET lease_owner = NULL, lease_until = NULL WHERE id = ? AND lease_owner = ?`, id, owner)
+	_, err := s.exec(ctx, 0, `UPDATE accounts SET lease_owner = NULL, lease_until = NULL WHERE id = ? AND lease_owner = ?`, id, owner)
 	if err != nil {
 		return fmt.Errorf("release lease of account %s: %w", id, err)
 	}

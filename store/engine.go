@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"time"
 )
 
 // engine is what differs between databases. All statements that are not behind
@@ -22,12 +23,24 @@ type engine interface {
 	// now is the database's clock in ms, as an expression: all processes that
 	// share a database agree on it.
 	now() string
+	// lock is what makes a SELECT of rows that are about to be changed keep
+	// other writers off them until the transaction ends.
+	lock() string
+	// patience bounds a read or a transaction; 0 = no bound.
+	patience() time.Duration
+	// again reports whether a transaction that failed so is to be repeated.
+	again(err error) bool
 	// explain adds to an error of the driver what callers go by.
 	explain(err error) error
 	// explainOpen says which database could not be opened and what to do.
 	explainOpen(err error) error
-	// changed reports whether another Store has written since the last call.
-	changed(ctx context.Context) (bool, error)
+	// tell is the end of a transaction that made changes.
+	tell(ctx context.Context, tx *sql.Tx, changes Changes) error
+	// changed returns what other Stores have changed since the last call.
+	changed(ctx context.Context) (Changes, error)
+	// notified receives when others have made changes that do not wait for the
+	// next call of changed; nil = never.
+	notified() <-chan struct{}
 
 	// insertRequests stores rows of the history with their sums, in one
 	// transaction; those that are there already are ignored, sums and all.

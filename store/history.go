@@ -25,7 +25,7 @@ func (s *Store) InsertRows(ctx context.Context, rows []Row) error {
 // The batch number, which rises with every batch of a recorder, takes the place
 // of the rows' ids: a batch that is there already is ignored.
 func (s *Store) countRows(ctx context.Context, recorder string, batch int64, rows []Row) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, ChangedUsage, func(ctx context.Context, tx *sql.Tx) error {
 		isNew, err := execTx(ctx, tx, `INSERT INTO counted_batches (recorder, batch, at) VALUES (?, ?, ?)
 			ON CONFLICT (recorder) DO UPDATE SET batch = excluded.batch, at = excluded.at
 			WHERE excluded.batch > counted_batches.batch`, recorder, batch, s.now().UnixMilli())

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -45,7 +46,7 @@ func (s *Store) AddKey(ctx context.Context, k Key) error {
 	if k.CreatedAt.IsZero() {
 		k.CreatedAt = s.now()
 	}
-	_, err := s.exec(ctx, `INSERT INTO client_keys (name, role, models, accounts, expires_at, rpm, max_in_flight,
+	_, err := s.exec(ctx, ChangedKeys, `INSERT INTO client_keys (name, role, models, accounts, expires_at, rpm, max_in_flight,
 		budget_usd, budget_period, hash, previous_hash, previous_until, id, created_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, append(keySettings(k), k.ID, k.CreatedAt.UnixMilli())...)
 	return explainName("add client key", k.Name, err)
@@ -53,14 +54,14 @@ func (s *Store) AddKey(ctx context.Context, k Key) error {
 
 // UpdateKey stores all of a client key but its id, its age and its last use.
 func (s *Store) UpdateKey(ctx context.Context, k Key) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error { return updateKey(ctx, tx, k) })
+	err := s.write(ctx, ChangedKeys, func(ctx context.Context, tx *sql.Tx) error { return updateKey(ctx, tx, k) })
 	return explainName("change client key", k.Name, err)
 }
 
 // RotateKey is UpdateKey for a key with a new credential. Clients that signed
 // in with the former one stay signed in as long as that is good.
 func (s *Store) RotateKey(ctx context.Context, k Key) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, ChangedKeys, func(ctx context.Context, tx *sql.Tx) error {
 		if err := updateKey(ctx, tx, k); err != nil {
 			return err
 		}
@@ -87,7 +88,7 @@ func keySettings(k Key) []any {
 // RemoveKey removes a client key and its spending: another key of the same
 // name starts with a full budget.
 func (s *Store) RemoveKey(ctx context.Context, id string) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, ChangedKeys, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM key_spend WHERE name = (SELECT name FROM client_keys WHERE id = ?)`,
 			id); err != nil {
 			return err
@@ -109,8 +110,9 @@ func (s *Store) TouchKeys(ctx context.Context, used map[string]time.Time) error 
 	if len(used) == 0 {
 		return nil
 	}
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		for id, at := range used {
+	err := s.write(ctx, 0, func(ctx context.Context, tx *sql.Tx) error {
+		for _, id := range slices.Sorted(maps.Keys(used)) { // writers lock rows in one order
+			at := used[id]
 			if _, err := tx.ExecContext(ctx, `UPDATE client_keys SET last_used = ? WHERE id = ? AND COALESCE(last_used, 0) < ?`,
 				at.UnixMilli(), id, at.UnixMilli()); err != nil {
 				return err

@@ -3,9 +3,12 @@ package store
 // Limits and usage windows of accounts.
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // Limits returns the limits of all accounts.
@@ -22,7 +25,10 @@ func (s *Store) Limits(ctx context.Context) ([]Limit, error) {
 // SaveLimits replaces the limits of an account. ErrNotFound means that the
 // account is gone.
 func (s *Store) SaveLimits(ctx context.Context, accountID string, limits []Limit) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, ChangedLimits, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `SELECT 1 FROM accounts WHERE id = ?`+s.engine.lock(), accountID); err != nil {
+			return err
+		}
 		if _, err := tx.ExecContext(ctx, `DELETE FROM limits WHERE account_id = ?`, accountID); err != nil {
 			return err
 		}
@@ -65,7 +71,10 @@ func (s *Store) SaveWindows(ctx context.Context, windows []Window) error {
 	if len(windows) == 0 {
 		return nil
 	}
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	windows = slices.SortedFunc(slices.Values(windows), func(a, b Window) int { // writers lock rows in one order
+		return cmp.Or(strings.Compare(a.AccountID, b.AccountID), strings.Compare(a.Name, b.Name))
+	})
+	err := s.write(ctx, ChangedWindows, func(ctx context.Context, tx *sql.Tx) error {
 		for _, w := range windows {
 			if err := saveWindow(ctx, tx, w); err != nil {
 				return err

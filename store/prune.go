@@ -9,6 +9,10 @@ import (
 	"time"
 )
 
+// pruneBatch is how many rows a transaction deletes: others get their turn at
+// the writer in between.
+const pruneBatch = 1000
+
 // Prune deletes what is older than the given time, rows and sums, then the
 // oldest rows above maxRows (0 = no bound). It returns the number of rows
 // deleted. It costs little when there is nothing to do.
@@ -31,12 +35,12 @@ func (s *Store) pruneSums(ctx context.Context, olderThan time.Time) error {
 	history := hourOf(olderThan.UnixMilli())
 	spend := hourOf(s.now().Add(-spendRetention).UnixMilli())
 	due := false
-	if err := s.reader.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM usage_hours WHERE hour < ?)
+	if err := s.reader.scan(ctx, []any{&due}, `SELECT EXISTS (SELECT 1 FROM usage_hours WHERE hour < ?)
 		OR EXISTS (SELECT 1 FROM window_hours WHERE hour < ?) OR EXISTS (SELECT 1 FROM key_spend WHERE hour < ?)
-		OR EXISTS (SELECT 1 FROM counted_batches WHERE at < ?)`, history, history, spend, spend).Scan(&due); err != nil || !due {
+		OR EXISTS (SELECT 1 FROM counted_batches WHERE at < ?)`, history, history, spend, spend); err != nil || !due {
 		return err
 	}
-	return s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return s.write(ctx, ChangedUsage, func(ctx context.Context, tx *sql.Tx) error {
 		for _, table := range prunedTables {
 			if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE hour < ?`, history); err != nil {
 				return err

@@ -32,16 +32,17 @@ func jam(t *testing.T, s *Store) (free func()) {
 		}
 	}
 	limit(1) // SQLite takes the present size
-	if _, err := s.exec(t.Context(), `INSERT INTO audit (at, what, who, detail) VALUES (0, '', '', ?)`,
+	if _, err := s.exec(t.Context(), 0, `INSERT INTO audit (at, what, who, detail) VALUES (0, '', '', ?)`,
 		strings.Repeat("x", 1<<20)); err == nil {
 		t.Fatal("the file still grows")
 	}
 	return func() { limit(1 << 30) }
 }
 
-func TestAFullBatchIsWrittenAtOnce(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestAFullBatchIsWrittenAtOnce(t *testing.T) { onEachEngine(t, testAFullBatchIsWrittenAtOnce) }
+
+func testAFullBatchIsWrittenAtOnce(t *testing.T, db testDB) {
+	s := db.open(t)
 	r, written := newRecorder(t, s, RecorderOptions{Batch: 3, Every: time.Hour})
 	for i := range 7 {
 		if !r.Record(row(fmt.Sprint(i), start)) {
@@ -57,9 +58,10 @@ func TestAFullBatchIsWrittenAtOnce(t *testing.T) {
 	}
 }
 
-func TestAFewRowsAreWrittenSoon(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestAFewRowsAreWrittenSoon(t *testing.T) { onEachEngine(t, testAFewRowsAreWrittenSoon) }
+
+func testAFewRowsAreWrittenSoon(t *testing.T, db testDB) {
+	s := db.open(t)
 	r, written := newRecorder(t, s, RecorderOptions{Every: time.Millisecond})
 	for i := range 3 {
 		r.Record(row(fmt.Sprint(i), start))
@@ -71,8 +73,11 @@ func TestAFewRowsAreWrittenSoon(t *testing.T) {
 }
 
 func TestRowsOfManyRequestsAreAllWritten(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+	onEachEngine(t, testRowsOfManyRequestsAreAllWritten)
+}
+
+func testRowsOfManyRequestsAreAllWritten(t *testing.T, db testDB) {
+	s := db.open(t)
 	r := NewRecorder(s, RecorderOptions{})
 	var wg sync.WaitGroup
 	for g := range 8 {
@@ -126,11 +131,13 @@ func TestAFullDiskKeepsRowsUntilThereIsRoom(t *testing.T) {
 }
 
 func TestALockedStoreDropsRowsOnlyWhenTheQueueIsFull(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+	onEachEngine(t, testALockedStoreDropsRowsOnlyWhenTheQueueIsFull)
+}
+
+func testALockedStoreDropsRowsOnlyWhenTheQueueIsFull(t *testing.T, db testDB) {
+	s := db.open(t)
 	r, written := newRecorder(t, s, RecorderOptions{Batch: 2, Every: time.Hour, Queue: 3})
-	conn, err := s.writer.Conn(t.Context()) // nobody else gets to write
-	must(t, err)
+	release := holdWriters(t, s)
 	accepted := 0
 	for r.Record(row(fmt.Sprint(accepted), start)) {
 		accepted++
@@ -138,20 +145,19 @@ func TestALockedStoreDropsRowsOnlyWhenTheQueueIsFull(t *testing.T) {
 	if first := <-written; r.Dropped() != 1 || len(first) != 1 {
 		t.Errorf("%d dropped, told of %d", r.Dropped(), len(first))
 	}
-	must(t, conn.Close())
+	release()
 	must(t, r.Flush(t.Context()))
 	if n := rowCounter(t, s); n != int64(accepted) || accepted < 3 {
 		t.Errorf("%d stored of %d accepted", n, accepted)
 	}
 }
 
-func TestClosingGivesUpInTime(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestClosingGivesUpInTime(t *testing.T) { onEachEngine(t, testClosingGivesUpInTime) }
+
+func testClosingGivesUpInTime(t *testing.T, db testDB) {
+	s := db.open(t)
 	r, written := newRecorder(t, s, RecorderOptions{Every: time.Millisecond})
-	conn, err := s.writer.Conn(t.Context())
-	must(t, err)
-	defer func() { _ = conn.Close() }()
+	defer holdWriters(t, s)()
 	for i := range 3 {
 		r.Record(row(fmt.Sprint(i), start))
 	}
@@ -169,8 +175,11 @@ func TestClosingGivesUpInTime(t *testing.T) {
 }
 
 func TestWithHistoryOffCountersAreKept(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+	onEachEngine(t, testWithHistoryOffCountersAreKept)
+}
+
+func testWithHistoryOffCountersAreKept(t *testing.T, db testDB) {
+	s := db.open(t)
 	a := account("work")
 	must(t, s.AddAccount(t.Context(), a))
 	for range 2 { // a restart begins a new series of batches
@@ -188,9 +197,10 @@ func TestWithHistoryOffCountersAreKept(t *testing.T) {
 	}
 }
 
-func TestACountedBatchIsCountedOnce(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestACountedBatchIsCountedOnce(t *testing.T) { onEachEngine(t, testACountedBatchIsCountedOnce) }
+
+func testACountedBatchIsCountedOnce(t *testing.T, db testDB) {
+	s := db.open(t)
 	for _, batch := range []int64{1, 1, 2, 1} {
 		must(t, s.countRows(t.Context(), "r", batch, []Row{row("x", start)}))
 	}
@@ -199,14 +209,15 @@ func TestACountedBatchIsCountedOnce(t *testing.T) {
 	}
 }
 
-func TestHistoryOutlivesARestart(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestHistoryOutlivesARestart(t *testing.T) { onEachEngine(t, testHistoryOutlivesARestart) }
+
+func testHistoryOutlivesARestart(t *testing.T, db testDB) {
+	s := db.open(t)
 	r := NewRecorder(s, RecorderOptions{})
 	r.Record(row("1", start))
 	must(t, r.Close(t.Context()))
 	must(t, s.Close())
-	s = open(t, testOptions(s.Name()))
+	s = db.open(t)
 	if rows := got(s.Requests(t.Context(), api.RequestQuery{}))(t); len(rows) != 1 {
 		t.Errorf("%d rows are left", len(rows))
 	}

@@ -18,6 +18,10 @@ var (
 	// ErrStale means that the row was changed or removed since it was read:
 	// the stored state wins.
 	ErrStale = errors.New("the record was changed meanwhile")
+	// ErrUnavailable means that the database cannot be reached or does not
+	// answer in time: the same call may succeed later. Whether a write was
+	// committed is not known.
+	ErrUnavailable = errors.New("the database is not available")
 	// ErrFull means that there are as many records as there may be.
 	ErrFull = errors.New("there are too many records")
 	// ErrReused means that a spent credential was presented again.

@@ -10,9 +10,10 @@ import (
 	"github.com/claude-balancer/claude-balancer/api"
 )
 
-func TestLimitsAreReplacedAsASet(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestLimitsAreReplacedAsASet(t *testing.T) { onEachEngine(t, testLimitsAreReplacedAsASet) }
+
+func testLimitsAreReplacedAsASet(t *testing.T, db testDB) {
+	s := db.open(t)
 	must(t, s.AddAccount(t.Context(), account("a")))
 	must(t, s.AddAccount(t.Context(), account("b")))
 	limit := func(id, scope, name string) Limit {
@@ -36,9 +37,10 @@ func TestLimitsAreReplacedAsASet(t *testing.T) {
 	}
 }
 
-func TestTheNewestWindowCounts(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestTheNewestWindowCounts(t *testing.T) { onEachEngine(t, testTheNewestWindowCounts) }
+
+func testTheNewestWindowCounts(t *testing.T, db testDB) {
+	s := db.open(t)
 	must(t, s.AddAccount(t.Context(), account("a")))
 	window := Window{AccountID: "id-a", Name: "5h", Utilization: 0.5, Status: "allowed", ResetsAt: start.Add(time.Hour).Local(), SeenAt: start.Local()}
 	older, gone, silent := window, window, window
@@ -51,9 +53,10 @@ func TestTheNewestWindowCounts(t *testing.T) {
 	}
 }
 
-func TestSessionsMoveAndExpire(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestSessionsMoveAndExpire(t *testing.T) { onEachEngine(t, testSessionsMoveAndExpire) }
+
+func testSessionsMoveAndExpire(t *testing.T, db testDB) {
+	s := db.open(t)
 	must(t, s.AddAccount(t.Context(), account("a")))
 	must(t, s.AddAccount(t.Context(), account("b")))
 	session := func(key, id string, age time.Duration) Session {
@@ -72,9 +75,10 @@ func TestSessionsMoveAndExpire(t *testing.T) {
 	}
 }
 
-func TestResourcesAreFoundById(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestResourcesAreFoundById(t *testing.T) { onEachEngine(t, testResourcesAreFoundById) }
+
+func testResourcesAreFoundById(t *testing.T, db testDB) {
+	s := db.open(t)
 	must(t, s.AddAccount(t.Context(), account("a")))
 	var ids []string
 	for i := range 1100 {
@@ -99,8 +103,11 @@ func TestResourcesAreFoundById(t *testing.T) {
 }
 
 func TestClientKeysComeBackAsTheyWereStored(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+	onEachEngine(t, testClientKeysComeBackAsTheyWereStored)
+}
+
+func testClientKeysComeBackAsTheyWereStored(t *testing.T, db testDB) {
+	s := db.open(t)
 	k := Key{ID: "k1", Name: "laptop", Role: api.RoleClient, Models: []string{"*haiku*", "a,b"}, Accounts: []string{`o'hara, "x"`},
 		CreatedAt: start.Local(), ExpiresAt: start.Add(time.Hour).Local(), RPM: 60, MaxInFlight: 2, BudgetUSD: new(1.5), BudgetPeriod: "month",
 		Hash: [32]byte{1, 2, 3}, PreviousHash: [32]byte{4}, PreviousUntil: start.Local()}
@@ -130,9 +137,10 @@ func TestClientKeysComeBackAsTheyWereStored(t *testing.T) {
 	}
 }
 
-func TestSpendingIsKeptByKeyAndHour(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestSpendingIsKeptByKeyAndHour(t *testing.T) { onEachEngine(t, testSpendingIsKeptByKeyAndHour) }
+
+func testSpendingIsKeptByKeyAndHour(t *testing.T, db testDB) {
+	s := db.open(t)
 	must(t, s.AddKey(t.Context(), Key{ID: "k1", Name: "laptop"}))
 	var rows []Row
 	for i, age := range []time.Duration{0, time.Hour, 40 * 24 * time.Hour} {
@@ -161,8 +169,11 @@ func TestSpendingIsKeptByKeyAndHour(t *testing.T) {
 }
 
 func TestTheAuditTrailIsReadBackwards(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+	onEachEngine(t, testTheAuditTrailIsReadBackwards)
+}
+
+func testTheAuditTrailIsReadBackwards(t *testing.T, db testDB) {
+	s := db.open(t)
 	for i := range 3 {
 		must(t, s.AddAudit(t.Context(), Audit{At: start.Add(time.Duration(i/2) * time.Hour), What: fmt.Sprint(i), Who: "cli", Detail: "d"}))
 	}

@@ -85,7 +85,7 @@ func (c conditions) and(term string, args ...any) conditions {
 func (s *Store) conditions(ctx context.Context, q api.RequestQuery) (c conditions, err error) {
 	if q.Before != "" {
 		var at int64
-		if err := s.reader.QueryRowContext(ctx, `SELECT timestamp FROM requests WHERE id = ?`, q.Before).Scan(&at); err != nil {
+		if err := s.reader.scan(ctx, []any{&at}, `SELECT timestamp FROM requests WHERE id = ?`, q.Before); err != nil {
 			return c, notFound(err)
 		}
 		c = c.and(`(r.timestamp, r.id) < (?, ?)`, at, q.Before)

@@ -28,7 +28,7 @@ type storedCredential struct{ account, column, text string }
 // resealAll checks that every credential can be opened, and seals those that
 // are plain or under an old key. No plain copy stays in the file.
 func (s *Store) resealAll(ctx context.Context) error {
-	stored, err := readCredentials(ctx, s.writer)
+	stored, err := readCredentials(ctx, s.reader, "")
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (s *Store) resealAll(ctx context.Context) error {
 		pending = pending || s.keys != nil && !s.keys.isCurrent(c.text)
 	}
 	if pending {
-		if err := s.write(ctx, s.reseal); err != nil {
+		if err := s.write(ctx, ChangedAccounts, s.reseal); err != nil {
 			return fmt.Errorf("seal credentials: %w", err)
 		}
 	}
@@ -48,7 +48,7 @@ func (s *Store) resealAll(ctx context.Context) error {
 }
 
 func (s *Store) reseal(ctx context.Context, tx *sql.Tx) error {
-	stored, err := readCredentials(ctx, tx)
+	stored, err := readCredentials(ctx, tx, s.engine.lock())
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (s *Store) reseal(ctx context.Context, tx *sql.Tx) error {
 // all the same and tries again at the next start.
 func (s *Store) finishSealing(ctx context.Context) error {
 	var due int
-	if err := s.writer.QueryRowContext(ctx, `SELECT value FROM counters WHERE name = ?`, counterRewrite).Scan(&due); err != nil {
+	if err := s.reader.scan(ctx, []any{&due}, `SELECT value FROM counters WHERE name = ?`, counterRewrite); err != nil {
 		return err
 	}
 	if due == 0 {
@@ -85,17 +85,17 @@ func (s *Store) finishSealing(ctx context.Context) error {
 			zap.String("store", s.Name()), zap.Error(err))
 		return nil
 	}
-	_, err := s.exec(ctx, `UPDATE counters SET value = 0 WHERE name = ?`, counterRewrite)
+	_, err := s.exec(ctx, 0, `UPDATE counters SET value = 0 WHERE name = ?`, counterRewrite)
 	return err
 }
 
-func readCredentials(ctx context.Context, q querier) ([]storedCredential, error) {
+func readCredentials(ctx context.Context, q querier, lock string) ([]storedCredential, error) {
 	var all []storedCredential
 	for _, column := range sealedColumns {
 		some, err := collect(ctx, q, func(r *sql.Rows, c *storedCredential) error {
 			c.column = column
 			return r.Scan(&c.account, &c.text)
-		}, `SELECT id, COALESCE(`+column+`, '') FROM accounts`)
+		}, `SELECT id, COALESCE(`+column+`, '') FROM accounts ORDER BY id`+lock)
 		if err != nil {
 			return nil, err
 		}

@@ -144,7 +144,7 @@ func TestAnInterruptedCleaningIsRepeated(t *testing.T) {
 	s := open(t, testOptions(path))
 	must(t, s.AddAccount(t.Context(), account("work")))
 	s.keys = sealer(t, testKey(1))
-	must(t, s.write(t.Context(), s.reseal)) // and the process dies
+	must(t, s.write(t.Context(), 0, s.reseal)) // and the process dies
 	must(t, s.Close())
 
 	o := testOptions(path)

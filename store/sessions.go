@@ -7,6 +7,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -30,7 +31,10 @@ func (s *Store) SaveSessions(ctx context.Context, sessions []Session) error {
 	if len(sessions) == 0 {
 		return nil
 	}
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	sessions = slices.SortedFunc(slices.Values(sessions), func(a, b Session) int { // writers lock rows in one order
+		return strings.Compare(a.Key, b.Key)
+	})
+	err := s.write(ctx, ChangedSessions, func(ctx context.Context, tx *sql.Tx) error {
 		for _, one := range sessions {
 			if _, err := tx.ExecContext(ctx, `INSERT INTO sessions (session_key, account_id, last_used)
 				SELECT ?, id, ? FROM accounts WHERE id = ?
@@ -49,7 +53,7 @@ func (s *Store) SaveSessions(ctx context.Context, sessions []Session) error {
 
 // RemoveSessions removes sessions that were last used before the given time.
 func (s *Store) RemoveSessions(ctx context.Context, before time.Time) error {
-	if _, err := s.exec(ctx, `DELETE FROM sessions WHERE last_used < ?`, before.UnixMilli()); err != nil {
+	if _, err := s.exec(ctx, 0, `DELETE FROM sessions WHERE last_used < ?`, before.UnixMilli()); err != nil {
 		return fmt.Errorf("remove old sessions: %w", err)
 	}
 	return nil
@@ -103,7 +107,7 @@ func (s *Store) SaveResource(ctx context.Context, r Resource) error {
 	if r.CreatedAt.IsZero() {
 		r.CreatedAt = s.now()
 	}
-	n, err := s.exec(ctx, `INSERT INTO resources (id, account_id, client, created_at)
+	n, err := s.exec(ctx, 0, `INSERT INTO resources (id, account_id, client, created_at)
 		SELECT ?, id, ?, ? FROM accounts WHERE id = ?
 		ON CONFLICT (id) DO UPDATE SET account_id = excluded.account_id, client = excluded.client`,
 		r.ID, r.ClientKey, r.CreatedAt.UnixMilli(), r.AccountID)
@@ -118,7 +122,7 @@ func (s *Store) SaveResource(ctx context.Context, r Resource) error {
 
 // RemoveResource forgets an object; it is no error if nothing is known of it.
 func (s *Store) RemoveResource(ctx context.Context, id string) error {
-	if _, err := s.exec(ctx, `DELETE FROM resources WHERE id = ?`, id); err != nil {
+	if _, err := s.exec(ctx, 0, `DELETE FROM resources WHERE id = ?`, id); err != nil {
 		return fmt.Errorf("remove resource %q: %w", id, err)
 	}
 	return nil

@@ -24,7 +24,7 @@ const (
 // AddDevice stores a sign-in that begins. ErrFull means that most wait already,
 // ErrExists that its user code is in use.
 func (s *Store) AddDevice(ctx context.Context, d Device, most int) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, 0, func(ctx context.Context, tx *sql.Tx) error {
 		var waiting int
 		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM device_codes WHERE expires_at > ?`,
 			s.now().UnixMilli()).Scan(&waiting); err != nil {
@@ -50,8 +50,8 @@ func (s *Store) AddDevice(ctx context.Context, d Device, most int) error {
 // that there is none any more.
 func (s *Store) Device(ctx context.Context, hash [32]byte) (Device, error) {
 	d := Device{Hash: hash}
-	err := s.reader.QueryRowContext(ctx, `SELECT user_code, state, expires_at FROM device_codes WHERE hash = ?`, hash[:]).
-		Scan(&d.UserCode, &d.State, millis{&d.ExpiresAt})
+	err := s.reader.scan(ctx, []any{&d.UserCode, &d.State, millis{&d.ExpiresAt}},
+		`SELECT user_code, state, expires_at FROM device_codes WHERE hash = ?`, hash[:])
 	if err != nil {
 		return Device{}, fmt.Errorf("read a sign-in: %w", orNotFound(err))
 	}
@@ -73,7 +73,7 @@ func (s *Store) DecideDevice(ctx context.Context, userCode, keyID string) error 
 	if keyID != "" {
 		state, key = DeviceApproved, keyID
 	}
-	n, err := s.exec(ctx, `UPDATE device_codes SET state = ?, key_id = ? WHERE user_code = ? AND state = ? AND expires_at > ?`,
+	n, err := s.exec(ctx, 0, `UPDATE device_codes SET state = ?, key_id = ? WHERE user_code = ? AND state = ? AND expires_at > ?`,
 		state, key, userCode, DevicePending, s.now().UnixMilli())
 	if err == nil && n == 0 {
 		err = ErrNotFound
@@ -88,7 +88,7 @@ func (s *Store) DecideDevice(ctx context.Context, userCode, keyID string) error 
 // tokens, once. The key's oldest sign-ins end if it has too many. ErrNotFound
 // means that there is nothing to redeem.
 func (s *Store) Redeem(ctx context.Context, device [32]byte, in SignIn, first Issue) (SignIn, error) {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, ChangedKeys, func(ctx context.Context, tx *sql.Tx) error {
 		now := s.now().UnixMilli()
 		err := tx.QueryRowContext(ctx, `SELECT k.id, k.name FROM device_codes d JOIN client_keys k ON k.id = d.key_id
 			WHERE d.hash = ? AND d.state = ? AND d.expires_at > ? AND (k.expires_at IS NULL OR k.expires_at > ?)`,
@@ -155,7 +155,7 @@ func (s *Store) issue(ctx context.Context, tx *sql.Tx, in SignIn, pair Issue) er
 // ErrNotFound means that the token counts no more.
 func (s *Store) Refresh(ctx context.Context, token [32]byte, next Issue, grace time.Duration) (in SignIn, err error) {
 	reused := false
-	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = s.write(ctx, ChangedKeys, func(ctx context.Context, tx *sql.Tx) error {
 		now := s.now()
 		var spent time.Time
 		err := tx.QueryRowContext(ctx, `SELECT i.id, i.key_id, k.name, i.expires_at, t.spent_at FROM sign_in_tokens t
@@ -188,7 +188,7 @@ func (s *Store) Refresh(ctx context.Context, token [32]byte, next Issue, grace t
 // EndSignIn ends the sign-in that a token of either kind belongs to, with all
 // its tokens. ErrNotFound means that there is none.
 func (s *Store) EndSignIn(ctx context.Context, token [32]byte) (in SignIn, err error) {
-	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = s.write(ctx, ChangedKeys, func(ctx context.Context, tx *sql.Tx) error {
 		err := tx.QueryRowContext(ctx, `SELECT i.id, i.key_id, k.name, i.expires_at FROM sign_in_tokens t
 			JOIN sign_ins i ON i.id = t.sign_in_id JOIN client_keys k ON k.id = i.key_id WHERE t.hash = ?`, token[:]).
 			Scan(&in.ID, &in.KeyID, &in.KeyName, millis{&in.ExpiresAt})
@@ -281,9 +281,9 @@ func (s *Store) PruneSignIns(ctx context.Context) error {
 		{"device_codes", now.Add(-codesKept).UnixMilli()}, {"sign_ins", now.UnixMilli()}, {"sign_in_tokens", now.UnixMilli()},
 	} {
 		var due bool
-		err := s.reader.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM `+table.name+` WHERE expires_at <= ?)`, table.before).Scan(&due)
+		err := s.reader.scan(ctx, []any{&due}, `SELECT EXISTS (SELECT 1 FROM `+table.name+` WHERE expires_at <= ?)`, table.before)
 		if err == nil && due {
-			_, err = s.exec(ctx, `DELETE FROM `+table.name+` WHERE expires_at <= ?`, table.before)
+			_, err = s.exec(ctx, ChangedKeys, `DELETE FROM `+table.name+` WHERE expires_at <= ?`, table.before)
 		}
 		if err != nil {
 			return fmt.Errorf("prune sign-ins: %w", err)

@@ -3,7 +3,6 @@ package store
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,10 +17,10 @@ type signInRig struct {
 	token byte
 }
 
-func newSignInRig(t *testing.T) *signInRig {
+func newSignInRig(t *testing.T, db testDB) *signInRig {
 	r := &signInRig{t: t}
 	r.now.Store(start.UnixMilli())
-	o := testOptions(filepath.Join(t.TempDir(), "accounts.db"))
+	o := db.o
 	o.Now = func() time.Time { return time.UnixMilli(r.now.Load()) }
 	r.Store = open(t, o)
 	r.addKey("dev")
@@ -83,8 +82,11 @@ func wantErr(t *testing.T, what string, err, want error) {
 }
 
 func TestADeviceCodeIsDecidedOnceAndRedeemedOnce(t *testing.T) {
-	t.Parallel()
-	r, ctx := newSignInRig(t), t.Context()
+	onEachEngine(t, testADeviceCodeIsDecidedOnceAndRedeemedOnce)
+}
+
+func testADeviceCodeIsDecidedOnceAndRedeemedOnce(t *testing.T, db testDB) {
+	r, ctx := newSignInRig(t, db), t.Context()
 	device := r.begin("BCDF-GHJK")
 	in := SignIn{ID: "s", ExpiresAt: r.Store.now().Add(time.Hour)}
 	_, err := r.Redeem(ctx, device, in, r.pair())
@@ -112,8 +114,11 @@ func TestADeviceCodeIsDecidedOnceAndRedeemedOnce(t *testing.T) {
 }
 
 func TestADeniedOrLateDeviceCodeGetsNothing(t *testing.T) {
-	t.Parallel()
-	r, ctx := newSignInRig(t), t.Context()
+	onEachEngine(t, testADeniedOrLateDeviceCodeGetsNothing)
+}
+
+func testADeniedOrLateDeviceCodeGetsNothing(t *testing.T, db testDB) {
+	r, ctx := newSignInRig(t, db), t.Context()
 	denied, late := r.begin("DENY"), r.begin("LATE")
 	must(t, r.DecideDevice(ctx, "DENY", ""))
 	must(t, r.DecideDevice(ctx, "LATE", "dev"))
@@ -133,9 +138,12 @@ func TestADeniedOrLateDeviceCodeGetsNothing(t *testing.T) {
 }
 
 func TestOfManyDecisionsAtOnceOneCounts(t *testing.T) {
-	t.Parallel()
-	r, ctx := newSignInRig(t), t.Context()
-	other := open(t, testOptions(r.Name())) // as another process would
+	onEachEngine(t, testOfManyDecisionsAtOnceOneCounts)
+}
+
+func testOfManyDecisionsAtOnceOneCounts(t *testing.T, db testDB) {
+	r, ctx := newSignInRig(t, db), t.Context()
+	other := db.open(t) // as another process would
 	device := r.begin("RACE")
 	var won, redeemed atomic.Int32
 	var wg sync.WaitGroup
@@ -169,9 +177,10 @@ func TestOfManyDecisionsAtOnceOneCounts(t *testing.T) {
 	}
 }
 
-func TestOnlySoManySignInsWait(t *testing.T) {
-	t.Parallel()
-	r, ctx := newSignInRig(t), t.Context()
+func TestOnlySoManySignInsWait(t *testing.T) { onEachEngine(t, testOnlySoManySignInsWait) }
+
+func testOnlySoManySignInsWait(t *testing.T, db testDB) {
+	r, ctx := newSignInRig(t, db), t.Context()
 	add := func(code string) error {
 		return r.AddDevice(ctx, Device{Hash: r.hash(), UserCode: code, ExpiresAt: r.Store.now().Add(time.Minute)}, 3)
 	}
@@ -185,8 +194,11 @@ func TestOnlySoManySignInsWait(t *testing.T) {
 }
 
 func TestRefreshTokensRotateAndReuseEndsTheSignIn(t *testing.T) {
-	t.Parallel()
-	r, ctx := newSignInRig(t), t.Context()
+	onEachEngine(t, testRefreshTokensRotateAndReuseEndsTheSignIn)
+}
+
+func testRefreshTokensRotateAndReuseEndsTheSignIn(t *testing.T, db testDB) {
+	r, ctx := newSignInRig(t, db), t.Context()
 	const grace = time.Minute
 	first := r.signIn("dev")
 	second := r.pair()
@@ -218,9 +230,10 @@ func TestRefreshTokensRotateAndReuseEndsTheSignIn(t *testing.T) {
 	}
 }
 
-func TestASignInEndsWithItsKey(t *testing.T) {
-	t.Parallel()
-	r, ctx := newSignInRig(t), t.Context()
+func TestASignInEndsWithItsKey(t *testing.T) { onEachEngine(t, testASignInEndsWithItsKey) }
+
+func testASignInEndsWithItsKey(t *testing.T, db testDB) {
+	r, ctx := newSignInRig(t, db), t.Context()
 	r.addKey("gone")
 	mine, gone := r.signIn("dev"), r.signIn("gone")
 	waiting := r.begin("WAIT")
@@ -239,8 +252,11 @@ func TestASignInEndsWithItsKey(t *testing.T) {
 }
 
 func TestASignInOfAnExpiredKeyIsNotRefreshed(t *testing.T) {
-	t.Parallel()
-	r, ctx := newSignInRig(t), t.Context()
+	onEachEngine(t, testASignInOfAnExpiredKeyIsNotRefreshed)
+}
+
+func testASignInOfAnExpiredKeyIsNotRefreshed(t *testing.T, db testDB) {
+	r, ctx := newSignInRig(t, db), t.Context()
 	pair := r.signIn("dev")
 	waiting := r.begin("WAIT")
 	must(t, r.DecideDevice(ctx, "WAIT", "dev"))
@@ -255,8 +271,11 @@ func TestASignInOfAnExpiredKeyIsNotRefreshed(t *testing.T) {
 }
 
 func TestRotatingAKeyEndsItsSignInsWithTheFormerCredential(t *testing.T) {
-	t.Parallel()
-	r, ctx := newSignInRig(t), t.Context()
+	onEachEngine(t, testRotatingAKeyEndsItsSignInsWithTheFormerCredential)
+}
+
+func testRotatingAKeyEndsItsSignInsWithTheFormerCredential(t *testing.T, db testDB) {
+	r, ctx := newSignInRig(t, db), t.Context()
 	pair := r.signIn("dev")
 	k := got(r.Keys(ctx))(t)[0]
 	k.PreviousHash, k.Hash, k.PreviousUntil = k.Hash, r.hash(), r.Store.now().Add(time.Hour)
@@ -273,9 +292,10 @@ func TestRotatingAKeyEndsItsSignInsWithTheFormerCredential(t *testing.T) {
 	}
 }
 
-func TestEitherTokenEndsItsSignIn(t *testing.T) {
-	t.Parallel()
-	r, ctx := newSignInRig(t), t.Context()
+func TestEitherTokenEndsItsSignIn(t *testing.T) { onEachEngine(t, testEitherTokenEndsItsSignIn) }
+
+func testEitherTokenEndsItsSignIn(t *testing.T, db testDB) {
+	r, ctx := newSignInRig(t, db), t.Context()
 	for _, pick := range []func(Issue) [32]byte{func(p Issue) [32]byte { return p.Access }, func(p Issue) [32]byte { return p.Refresh }} {
 		pair := r.signIn("dev")
 		if in := got(r.EndSignIn(ctx, pick(pair)))(t); in.KeyName != "dev" {
@@ -290,8 +310,11 @@ func TestEitherTokenEndsItsSignIn(t *testing.T) {
 }
 
 func TestSignInsAndTheirTokensAreBounded(t *testing.T) {
-	t.Parallel()
-	r, ctx := newSignInRig(t), t.Context()
+	onEachEngine(t, testSignInsAndTheirTokensAreBounded)
+}
+
+func testSignInsAndTheirTokensAreBounded(t *testing.T, db testDB) {
+	r, ctx := newSignInRig(t, db), t.Context()
 	big := func(kind byte, i int) [32]byte { return [32]byte{kind, byte(i), byte(i >> 8), 1} }
 	pair := r.signIn("dev")
 	for i := range maxRefreshTokens + 50 {

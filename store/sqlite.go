@@ -52,6 +52,17 @@ func (e *sqliteEngine) now() string { return `CAST(unixepoch('subsec') * 1000 AS
 
 func (e *sqliteEngine) close() error { return nil }
 
+// A transaction has the file for itself.
+func (e *sqliteEngine) lock() string { return "" }
+
+func (e *sqliteEngine) patience() time.Duration { return 0 }
+
+func (e *sqliteEngine) again(error) bool { return false }
+
+func (e *sqliteEngine) tell(context.Context, *sql.Tx, Changes) error { return nil }
+
+func (e *sqliteEngine) notified() <-chan struct{} { return nil }
+
 // What a statement of several rows keeps for undoing itself goes to memory:
 // writing it to a file costs as much as the rows. See vacuum for the exception.
 const (
@@ -82,7 +93,7 @@ func (e *sqliteEngine) open(ctx context.Context) error {
 		return err
 	}
 	s := e.s
-	s.writer, s.reader = sql.OpenDB(writer), sql.OpenDB(reader)
+	s.writer, s.reader.DB = sql.OpenDB(writer), sql.OpenDB(reader)
 	// SQLite has one writer at a time. A pool of one connection makes writers
 	// of this process queue in Go, where waiting can be cancelled, instead of
 	// polling for the file's lock.
@@ -203,16 +214,15 @@ func (e *sqliteEngine) explain(err error) error {
 
 // changed asks on the writer's connection: for that one alone SQLite does not
 // count this Store's own commits.
-func (e *sqliteEngine) changed(ctx context.Context) (bool, error) {
+func (e *sqliteEngine) changed(ctx context.Context) (Changes, error) {
 	e.dataVersion.Lock()
 	defer e.dataVersion.Unlock()
 	version, err := e.pragma(ctx, "data_version")
-	if err != nil {
-		return false, err
+	if err != nil || version == e.dataVersion.last {
+		return 0, err
 	}
-	changed := version != e.dataVersion.last
 	e.dataVersion.last = version
-	return changed, nil
+	return AllChanges, nil
 }
 
 // pragma reads a number on the writer's connection. See write for the context.

@@ -40,8 +40,7 @@ const (
 
 	insertName = `INSERT INTO history_accounts (id, name) VALUES (?, ?) ON CONFLICT (id) DO NOTHING`
 
-	upsertSpend = `INSERT INTO key_spend (hour, name, cost_usd) VALUES (?, ?, ?)
-		ON CONFLICT (hour, name) DO UPDATE SET cost_usd = key_spend.cost_usd + excluded.cost_usd`
+	upsertSpend = insertSpend + ` VALUES (?, ?, ?)` + addSpend
 
 	addToCounter = `UPDATE counters SET value = value + ? WHERE name = ?`
 )
@@ -79,7 +78,7 @@ func (e *sqliteEngine) insertRequests(ctx context.Context, rows []Row) error {
 
 // insertRows inserts size rows at a time, 1 or chunk; a rest goes row by row.
 func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, size int) error {
-	return e.s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return e.s.write(ctx, ChangedUsage, func(ctx context.Context, tx *sql.Tx) error {
 		byChunk, byRow := tx.StmtContext(ctx, e.batch.chunk), tx.StmtContext(ctx, e.batch.row)
 		sums, stored := newSummary(&e.s.models), 0
 		for len(rows) > 0 {
@@ -181,10 +180,6 @@ func (e *sqliteEngine) saveSummary(ctx context.Context, tx *sql.Tx, sums *summar
 	return nil
 }
 
-// pruneBatch is how many rows a transaction deletes: others get their turn at
-// the writer in between.
-const pruneBatch = 1000
-
 func (e *sqliteEngine) pruneRequests(ctx context.Context, before, maxRows int64) (deleted int64, err error) {
 	deleted, err = e.deleteRows(ctx, before, math.MaxInt64)
 	if err == nil && maxRows > 0 {
@@ -202,7 +197,7 @@ func (e *sqliteEngine) pruneRequests(ctx context.Context, before, maxRows int64)
 
 func (e *sqliteEngine) clearRequests(ctx context.Context, tables []string) (deleted int64, err error) {
 	var last sql.NullInt64
-	err = e.s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err = e.s.write(ctx, ChangedUsage, func(ctx context.Context, tx *sql.Tx) error {
 		for _, table := range tables {
 			if _, err := tx.ExecContext(ctx, `DELETE FROM `+table); err != nil {
 				return err
@@ -220,7 +215,7 @@ func (e *sqliteEngine) clearRequests(ctx context.Context, tables []string) (dele
 }
 
 func (e *sqliteEngine) rowsAbove(ctx context.Context, maxRows int64) (excess int64, err error) {
-	err = e.s.reader.QueryRowContext(ctx, `SELECT value - ? FROM counters WHERE name = ?`, maxRows, counterRequests).Scan(&excess)
+	err = e.s.reader.scan(ctx, []any{&excess}, `SELECT value - ? FROM counters WHERE name = ?`, maxRows, counterRequests)
 	return excess, err
 }
 
@@ -232,7 +227,7 @@ func (e *sqliteEngine) deleteRows(ctx context.Context, before, most int64) (dele
 			return deleted, err
 		}
 		var n int64
-		err := e.s.write(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+		err := e.s.write(ctx, ChangedUsage, func(ctx context.Context, tx *sql.Tx) (err error) {
 			n, err = execTx(ctx, tx, `DELETE FROM requests WHERE id IN
 				(SELECT id FROM requests WHERE timestamp < ? ORDER BY timestamp LIMIT ?)`, before, min(pruneBatch, most-deleted))
 			if err != nil {
@@ -251,6 +246,6 @@ func (e *sqliteEngine) deleteRows(ctx context.Context, before, most int64) (dele
 
 // anyBefore saves the writer from transactions that would delete nothing.
 func (e *sqliteEngine) anyBefore(ctx context.Context, before int64) (there bool, err error) {
-	err = e.s.reader.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM requests WHERE timestamp < ?)`, before).Scan(&there)
+	err = e.s.reader.scan(ctx, []any{&there}, `SELECT EXISTS (SELECT 1 FROM requests WHERE timestamp < ?)`, before)
 	return there, err
 }

@@ -39,7 +39,7 @@ func (e *sqliteEngine) migrate(ctx context.Context) error {
 		return err
 	}
 	for more := true; more; {
-		err := e.s.write(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+		err := e.s.write(ctx, 0, func(ctx context.Context, tx *sql.Tx) (err error) {
 			more, err = migrateOnce(ctx, tx)
 			return err
 		})

@@ -60,8 +60,7 @@ func (s *Store) Stats(ctx context.Context, since time.Time) (api.Stats, error) {
 	stats.AvgResponseTime = divide(total.responseMS, total.requests)
 	stats.Tokens, stats.CostUSD = total.tokens, total.costUSD()
 	slices.Sort(stats.Unpriced)
-	if err := s.reader.QueryRowContext(ctx, `SELECT COUNT(*) FROM accounts WHERE paused = 0 AND state = ''`).
-		Scan(&stats.ActiveAccounts); err != nil {
+	if err := s.reader.scan(ctx, []any{&stats.ActiveAccounts}, `SELECT COUNT(*) FROM accounts WHERE paused = 0 AND state = ''`); err != nil {
 		return api.Stats{}, fmt.Errorf("count active accounts: %w", err)
 	}
 	return stats, nil

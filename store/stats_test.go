@@ -14,9 +14,10 @@ import (
 	"github.com/claude-balancer/claude-balancer/api"
 )
 
-func TestStatsOfNothingAreZero(t *testing.T) {
-	t.Parallel()
-	stats := got(openNew(t).Stats(t.Context(), time.Time{}))(t)
+func TestStatsOfNothingAreZero(t *testing.T) { onEachEngine(t, testStatsOfNothingAreZero) }
+
+func testStatsOfNothingAreZero(t *testing.T, db testDB) {
+	stats := got(db.open(t).Stats(t.Context(), time.Time{}))(t)
 	want := api.Stats{ByModel: map[string]api.Usage{}, ByAccount: map[string]api.Usage{}, ByPlan: map[string]api.Usage{},
 		ByKey: map[string]api.Usage{}, Unpriced: []string{}}
 	if !reflect.DeepEqual(stats, want) {
@@ -24,9 +25,10 @@ func TestStatsOfNothingAreZero(t *testing.T) {
 	}
 }
 
-func TestStatsSayWhoAnsweredWhat(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestStatsSayWhoAnsweredWhat(t *testing.T) { onEachEngine(t, testStatsSayWhoAnsweredWhat) }
+
+func testStatsSayWhoAnsweredWhat(t *testing.T, db testDB) {
+	s := db.open(t)
 	a, paused, dead := account("a"), account("paused"), account("dead")
 	paused.Paused, dead.State = true, api.StatusNeedsLogin
 	for _, acc := range []Account{a, paused, dead} {
@@ -66,8 +68,11 @@ func TestStatsSayWhoAnsweredWhat(t *testing.T) {
 }
 
 func TestStatsCountFromTheStartOfTheHour(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+	onEachEngine(t, testStatsCountFromTheStartOfTheHour)
+}
+
+func testStatsCountFromTheStartOfTheHour(t *testing.T, db testDB) {
+	s := db.open(t)
 	hour := start.Truncate(time.Hour)
 	must(t, s.InsertRows(t.Context(), []Row{row("before", hour.Add(-time.Millisecond)), row("at", hour), row("now", start)}))
 	if n := got(s.Stats(t.Context(), start))(t).TotalRequests; n != 2 {
@@ -126,8 +131,11 @@ func TestPercentRoundsHalfUp(t *testing.T) {
 }
 
 func TestTheChartHasAPointForEveryHour(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+	onEachEngine(t, testTheChartHasAPointForEveryHour)
+}
+
+func testTheChartHasAPointForEveryHour(t *testing.T, db testDB) {
+	s := db.open(t)
 	a := account("work")
 	must(t, s.AddAccount(t.Context(), a))
 	if points := got(s.Chart(t.Context(), time.Time{}))(t); len(points) != 0 {

@@ -4,15 +4,17 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/claude-balancer/claude-balancer/secret"
 )
 
 // Options say where the database is and how it is opened.
 type Options struct {
-	Path   string           // the database file; it and its folder are made if missing
+	Path   string           // SQLite's file; it and its folder are made if missing
+	URL    secret.String    // of a PostgreSQL database; it goes before Path
 	Keys   *Sealer          // seals credentials at rest; nil = they are stored as they are
 	Now    func() time.Time // nil = time.Now
 	Logger *zap.Logger      // nil = silent
@@ -28,13 +30,14 @@ type Store struct {
 	log    *zap.Logger
 
 	writer *sql.DB
-	reader *sql.DB
+	reader reader
 	models modelNames
 }
 
 // Open opens the database, creates or migrates it, and seals what is to be
-// sealed. Its error names the file and says what to do; a sealed file without
-// its key is ErrKeyMissing, one with another key ErrKeyWrong.
+// sealed. Its error names the database and says what to do; ErrUnavailable means
+// that it may open later as things are, ErrKeyMissing that it is sealed and
+// there is no key, ErrKeyWrong that it is another key's.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{keys: o.Keys, now: o.Now, log: o.Logger}
 	if s.now == nil {
@@ -43,14 +46,23 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if s.log == nil {
 		s.log = zap.NewNop()
 	}
-	var err error
-	if s.engine, err = newSQLite(s, o); err != nil {
+	if err := s.choose(o); err != nil {
 		return nil, err
 	}
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(s.engine.explainOpen(err), s.Close())
 	}
 	return s, nil
+}
+
+func (s *Store) choose(o Options) (err error) {
+	if o.URL.IsZero() {
+		s.engine, err = newSQLite(s, o)
+	} else {
+		s.engine, err = newPostgres(s, o)
+	}
+	s.reader.engine = s.engine
+	return err
 }
 
 func (s *Store) open(ctx context.Context) error {
@@ -73,7 +85,7 @@ func (s *Store) open(ctx context.Context) error {
 // Close closes the database. Writes that run are finished first.
 func (s *Store) Close() error {
 	errs := []error{s.engine.close()}
-	for _, db := range []*sql.DB{s.reader, s.writer} {
+	for _, db := range []*sql.DB{s.reader.DB, s.writer} {
 		if db != nil {
 			errs = append(errs, db.Close())
 		}
@@ -81,37 +93,61 @@ func (s *Store) Close() error {
 	return errors.Join(errs...)
 }
 
-// Name says which database it is, without any secret: the absolute path of the
-// file.
+// Name says which database it is, without any secret: the absolute path of
+// SQLite's file, or PostgreSQL's host and database.
 func (s *Store) Name() string { return s.engine.name() }
 
-// Changed reports whether another process, or another Store, has written since
-// the last call.
-func (s *Store) Changed(ctx context.Context) (bool, error) {
-	changed, err := s.engine.changed(ctx)
-	if err != nil {
-		return false, fmt.Errorf("look for changes in the store: %w", err)
+// write runs fn in a transaction that makes these changes; fn may run again if
+// other writers were in the way. ctx bounds the wait for a connection alone: a
+// transaction that has begun runs to its end or to the engine's patience,
+// because an interrupted one costs the connection and its prepared statements,
+// and leaves the caller not knowing whether it was committed.
+func (s *Store) write(ctx context.Context, changes Changes, fn func(ctx context.Context, tx *sql.Tx) error) (err error) {
+	const tries = 5
+	for range tries {
+		if err = s.tryWrite(ctx, changes, fn); err == nil || !s.engine.again(err) {
+			break
+		}
 	}
-	return changed, nil
+	return s.engine.explain(err)
 }
 
-// write runs fn in a transaction. ctx bounds the wait for the writer alone: a
-// transaction that has begun runs to its end, because an interrupted one costs
-// the connection and its prepared statements, and leaves the caller not
-// knowing whether it was committed.
-func (s *Store) write(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
-	conn, err := s.writer.Conn(ctx)
+func (s *Store) tryWrite(ctx context.Context, changes Changes, fn func(ctx context.Context, tx *sql.Tx) error) error {
+	waiting, cancel := bounded(ctx, s.engine)
+	defer cancel()
+	conn, err := s.writer.Conn(waiting)
 	if err != nil {
-		return s.engine.explain(err)
+		return err
 	}
 	defer func() { _ = conn.Close() }()
-	return s.engine.explain(transact(context.WithoutCancel(ctx), conn, fn))
+	ctx, cancel = bounded(context.WithoutCancel(ctx), s.engine)
+	defer cancel()
+	return transact(ctx, conn, func(ctx context.Context, tx *sql.Tx) error {
+		if err := fn(ctx, tx); err != nil || changes == 0 {
+			return err
+		}
+		return s.engine.tell(ctx, tx, changes)
+	})
 }
+
+// bounded ends ctx when the engine's patience does.
+func bounded(ctx context.Context, e engine) (context.Context, context.CancelFunc) {
+	if patience := e.patience(); patience > 0 {
+		return context.WithTimeout(ctx, patience)
+	}
+	return ctx, func() {}
+}
+
+// notBegun is the error of a transaction that has done nothing: the connection
+// may have died while nobody used it.
+type notBegun struct{ error }
+
+func (e notBegun) Unwrap() error { return e.error }
 
 func transact(ctx context.Context, conn *sql.Conn, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
-		return err
+		return notBegun{err}
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after Commit
 	if err := fn(ctx, tx); err != nil {
@@ -122,8 +158,8 @@ func transact(ctx context.Context, conn *sql.Conn, fn func(ctx context.Context, 
 
 // exec runs one statement in a transaction of its own and returns the number
 // of rows it changed.
-func (s *Store) exec(ctx context.Context, query string, args ...any) (changed int64, err error) {
-	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+func (s *Store) exec(ctx context.Context, changes Changes, query string, args ...any) (changed int64, err error) {
+	err = s.write(ctx, changes, func(ctx context.Context, tx *sql.Tx) error {
 		changed, err = execTx(ctx, tx, query, args...)
 		return err
 	})
@@ -138,19 +174,54 @@ func execTx(ctx context.Context, tx *sql.Tx, query string, args ...any) (changed
 	return result.RowsAffected()
 }
 
-// querier is a database, a connection or a transaction.
+// reader is a database for reading: what it reads takes no longer than the
+// engine's patience.
+type reader struct {
+	*sql.DB
+	engine engine
+}
+
+// read runs fn, and again if it met a connection that had died while nobody
+// used it.
+func (r reader) read(ctx context.Context, fn func(ctx context.Context) error) error {
+	ctx, cancel := bounded(ctx, r.engine)
+	defer cancel()
+	err := fn(ctx)
+	for range postgresReaders {
+		if !r.engine.again(notBegun{err}) || ctx.Err() != nil {
+			break
+		}
+		err = fn(ctx)
+	}
+	return r.engine.explain(err)
+}
+
+// scan reads one row.
+func (r reader) scan(ctx context.Context, to []any, query string, args ...any) error {
+	return r.read(ctx, func(ctx context.Context) error {
+		return r.QueryRowContext(ctx, query, args...).Scan(to...)
+	})
+}
+
+// querier is a database, a reader or a transaction.
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
 // collect runs a query and scans each of its rows into a T.
-func collect[T any](ctx context.Context, q querier, scan func(*sql.Rows, *T) error, query string, args ...any) ([]T, error) {
+func collect[T any](ctx context.Context, q querier, scan func(*sql.Rows, *T) error, query string, args ...any) (all []T, err error) {
+	if r, ok := q.(reader); ok {
+		err = r.read(ctx, func(ctx context.Context) error {
+			all, err = collect(ctx, r.DB, scan, query, args...)
+			return err
+		})
+		return all, err
+	}
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	var all []T
 	for rows.Next() {
 		var one T
 		if err := scan(rows, &one); err != nil {

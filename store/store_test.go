@@ -16,6 +16,7 @@ import (
 
 	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/secret"
+	"github.com/claude-balancer/claude-balancer/store/storetest"
 )
 
 // start is when the tests' clock stands: within the hour, to show rounding.
@@ -23,6 +24,29 @@ var start = time.Date(2026, 3, 14, 15, 9, 26, 0, time.UTC)
 
 func testOptions(path string) Options {
 	return Options{Path: path, Now: func() time.Time { return start }, busyTimeout: 10 * time.Second}
+}
+
+// testDB is a new database of one engine; each open is a Store of it.
+type testDB struct{ o Options }
+
+func (db testDB) open(tb testing.TB) *Store {
+	tb.Helper()
+	return open(tb, db.o)
+}
+
+// onEachEngine runs a test of what holds for every database.
+func onEachEngine(t *testing.T, test func(*testing.T, testDB)) {
+	t.Parallel()
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		test(t, testDB{testOptions(filepath.Join(t.TempDir(), "accounts.db"))})
+	})
+	if storetest.HasPostgres() {
+		t.Run("postgres", func(t *testing.T) {
+			t.Parallel()
+			test(t, newPostgresDB(t))
+		})
+	}
 }
 
 func open(tb testing.TB, o Options) *Store {
@@ -38,6 +62,21 @@ func open(tb testing.TB, o Options) *Store {
 func openNew(tb testing.TB) *Store {
 	tb.Helper()
 	return open(tb, testOptions(filepath.Join(tb.TempDir(), "accounts.db")))
+}
+
+// holdWriters keeps everybody else from writing until the returned function is
+// called.
+func holdWriters(tb testing.TB, s *Store) (release func()) {
+	tb.Helper()
+	var conns []*sql.Conn
+	for range s.writer.Stats().MaxOpenConnections {
+		conns = append(conns, got(s.writer.Conn(context.Background()))(tb))
+	}
+	return func() {
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	}
 }
 
 func inSQLite(s *Store) *sqliteEngine { return s.engine.(*sqliteEngine) }
@@ -201,10 +240,13 @@ func TestManyProcessesMayOpenANewFileAtOnce(t *testing.T) {
 }
 
 func TestChangedSeesOthersWritesAndNotItsOwn(t *testing.T) {
-	t.Parallel()
-	a := openNew(t)
-	b := open(t, testOptions(a.Name()))
-	changed := func(s *Store) bool { t.Helper(); return got(s.Changed(t.Context()))(t) }
+	onEachEngine(t, testChangedSeesOthersWritesAndNotItsOwn)
+}
+
+func testChangedSeesOthersWritesAndNotItsOwn(t *testing.T, db testDB) {
+	a := db.open(t)
+	b := db.open(t)
+	changed := func(s *Store) bool { t.Helper(); return got(s.Changed(t.Context()))(t) != 0 }
 	changed(a) // b's opening may have written
 
 	must(t, a.AddAccount(t.Context(), account("one")))
@@ -226,11 +268,12 @@ func TestChangedSeesOthersWritesAndNotItsOwn(t *testing.T) {
 }
 
 func TestWaitingForTheWriterEndsWithTheContext(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
-	conn, err := s.writer.Conn(t.Context()) // somebody writes
-	must(t, err)
-	defer func() { _ = conn.Close() }()
+	onEachEngine(t, testWaitingForTheWriterEndsWithTheContext)
+}
+
+func testWaitingForTheWriterEndsWithTheContext(t *testing.T, db testDB) {
+	s := db.open(t)
+	defer holdWriters(t, s)() // somebody writes
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.AddAccount(ctx, account("work")); !errors.Is(err, context.Canceled) {
@@ -238,9 +281,10 @@ func TestWaitingForTheWriterEndsWithTheContext(t *testing.T) {
 	}
 }
 
-func TestHostileTextIsStoredAsItIs(t *testing.T) {
-	t.Parallel()
-	s := openNew(t)
+func TestHostileTextIsStoredAsItIs(t *testing.T) { onEachEngine(t, testHostileTextIsStoredAsItIs) }
+
+func testHostileTextIsStoredAsItIs(t *testing.T, db testDB) {
+	s := db.open(t)
 	for i, name := range []string{`o'hara`, `"; DROP TABLE accounts; --`, `%s?:@$1`, "<script>", "中文 ü", `a\b`} {
 		a := account(name)
 		a.Models = []string{"*opus*", `it's`}

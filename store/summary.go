@@ -163,10 +163,12 @@ func (s *summary) addToAccount(r *Row, t *tally) {
 	sum.tally.add(t)
 }
 
-const upsertHour = `INSERT INTO usage_hours (hour, kind, name, requests, errors, unpriced, response_ms,
-	input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, cost_usd)
-	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-	ON CONFLICT (hour, kind, name) DO UPDATE SET
+// Statements that add lines to sums; the lines go in between.
+const (
+	insertHour = `INSERT INTO usage_hours (hour, kind, name, requests, errors, unpriced, response_ms,
+	input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, cost_usd)`
+
+	addHour = ` ON CONFLICT (hour, kind, name) DO UPDATE SET
 	requests = usage_hours.requests + excluded.requests,
 	errors = usage_hours.errors + excluded.errors,
 	unpriced = usage_hours.unpriced + excluded.unpriced,
@@ -178,6 +180,13 @@ const upsertHour = `INSERT INTO usage_hours (hour, kind, name, requests, errors,
 	cache_write_1h_tokens = usage_hours.cache_write_1h_tokens + excluded.cache_write_1h_tokens,
 	cost_usd = CASE WHEN excluded.cost_usd IS NULL THEN usage_hours.cost_usd
 		ELSE COALESCE(usage_hours.cost_usd, 0) + excluded.cost_usd END`
+
+	insertSpend = `INSERT INTO key_spend (hour, name, cost_usd)`
+
+	addSpend = ` ON CONFLICT (hour, name) DO UPDATE SET cost_usd = key_spend.cost_usd + excluded.cost_usd`
+
+	upsertHour = insertHour + ` VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)` + addHour
+)
 
 // saveHours writes the sums with a prepared upsertHour.
 func (s *summary) saveHours(ctx context.Context, upsert *sql.Stmt) error {
