@@ -52,7 +52,7 @@ func BenchmarkReadingRequest(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if known := anthropic.ReadBody(read.data); known.Model != sonnet {
+				if known, _ := anthropic.ReadBody(read.data); known.Model != sonnet {
 					b.Fatal(known)
 				}
 				read.release()

@@ -34,12 +34,15 @@ var (
 	errBodyUnreadable = errors.New("request body cannot be read")
 )
 
-// Buffers of the sizes 4 KiB, 16 KiB, … 1 MiB are used again.
+// Buffers of the sizes 16 KiB, 64 KiB, … 1 MiB are used again. A smaller one is
+// the garbage collector's: then nobody has to know when a transport has done
+// with it, and net/http sends the body together with the request's header.
 const (
-	minPooledBuffer = 4 << 10
+	minPooledBuffer = 16 << 10
 	maxPooledBuffer = 1 << 20
-	bufferClasses   = 5
-	firstBuffer     = 16 << 10
+	bufferClasses   = 4
+	firstBuffer     = minPooledBuffer
+	smallBuffer     = 4 << 10
 )
 
 var bufferPools [bufferClasses]sync.Pool
@@ -132,6 +135,9 @@ func (b *requestBody) grow(capacity int64, limits bodyLimits) error {
 
 // takeBuffer returns an empty buffer of at least the capacity.
 func takeBuffer(capacity int) []byte {
+	if capacity <= smallBuffer {
+		return make([]byte, 0, capacity)
+	}
 	size := minPooledBuffer
 	for class := range bufferClasses {
 		if capacity <= size {
@@ -178,6 +184,9 @@ func (b *requestBody) open() io.ReadCloser {
 	}
 	if len(b.data) == 0 {
 		return http.NoBody
+	}
+	if cap(b.data) <= smallBuffer {
+		return io.NopCloser(bytes.NewReader(b.data)) // net/http knows these types
 	}
 	b.refs.Add(1)
 	reader := &bodyReader{body: b}

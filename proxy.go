@@ -48,7 +48,8 @@ type pass struct {
 	want    selection.Request // what selection has to know
 
 	searching bool     // for the owner of an unknown id
-	named     []string // what the body names, if its owner is known
+	mentions  []string // resources that the body names
+	named     []string // of these, those whose owner is known
 	list      *list    // to merge; nil if the request is none
 
 	url      *url.URL // that is asked for upstream: its path and query
@@ -165,7 +166,7 @@ func (p *pass) prepare() *refusal {
 	encoding := p.r.Header.Get("Content-Encoding")
 	if body.repeatable() {
 		p.text = body.plain(encoding, p.h.MaxBody)
-		p.known = anthropic.ReadBody(p.text)
+		p.known, p.mentions = anthropic.ReadBody(p.text)
 	}
 	if refused := p.refuseForKey(encoding); refused != nil {
 		return refused

@@ -92,18 +92,14 @@ var refuseUnknownID = &refusal{status: http.StatusNotFound, typ: typeNotFound, n
 // ownerOfBody binds the request to the account of the first resource that its
 // body names. Each of them must be the client's.
 func (p *pass) ownerOfBody() *refusal {
-	if !p.body.repeatable() {
+	if len(p.mentions) == 0 {
 		return nil
 	}
-	ids := anthropic.BodyResources(p.text)
-	if len(ids) == 0 {
-		return nil
-	}
-	owned, err := p.rt.store.Resources(p.ctx, ids)
+	owned, err := p.rt.store.Resources(p.ctx, p.mentions)
 	if err != nil {
 		return p.refuseLookup(err)
 	}
-	for _, id := range ids { // all of them: one's own does not open another's
+	for _, id := range p.mentions { // all of them: one's own does not open another's
 		r, known := owned[id]
 		switch {
 		case !known:

@@ -95,10 +95,6 @@ func benchBodies(b *testing.B, f func([]byte)) {
 
 func BenchmarkReadBody(b *testing.B) { benchBodies(b, func(body []byte) { ReadBody(body) }) }
 
-func BenchmarkBodyResourcesWhenThereAreNone(b *testing.B) {
-	benchBodies(b, func(body []byte) { BodyResources(body) })
-}
-
 func BenchmarkContentKey(b *testing.B) { benchBodies(b, func(body []byte) { ContentKey(body) }) }
 
 func BenchmarkStreamScannerPerEvent(b *testing.B) {

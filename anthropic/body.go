@@ -34,8 +34,13 @@ type Body struct {
 
 // ReadBody reads top-level members of a JSON object and passes over the rest.
 // Of members that occur twice it takes the last, as most JSON readers do.
-func ReadBody(b []byte) Body {
-	var out Body
+//
+// resources are the distinct ids in a Messages body that are bound to the
+// account that made them: files (the value of any "file_id"), the container,
+// and the container's own skills. Source: API reference, Files, Code
+// execution, Skills.
+func ReadBody(b []byte) (out Body, resources []string) {
+	var container []byte
 	models := 0
 	o := readObject(b)
 	for {
@@ -57,12 +62,17 @@ func ReadBody(b []byte) Body {
 			out.Stream = string(value) == "true"
 		case "metadata":
 			out.MetadataSession = metadataSession(value)
+		case "container":
+			container = value
 		default:
 			out.Ambiguous = out.Ambiguous || len(name) == len("model") && bytes.EqualFold(name, []byte("model"))
 		}
 	}
 	out.Object = o.closed && skipSpace(b, o.i) == len(b)
-	return out
+	if o.file > 0 {
+		resources = appendFileIDs(resources, b[o.file:])
+	}
+	return out, appendContainer(resources, container)
 }
 
 // unescapedName decodes a member name. A name too long to be one of ours is

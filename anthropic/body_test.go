@@ -62,7 +62,7 @@ func TestReadBodyReadsTopLevelMembersOnly(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			if got := ReadBody([]byte(c.body)); got != c.want {
+			if got, _ := ReadBody([]byte(c.body)); got != c.want {
 				t.Errorf("ReadBody(%s)\n got %+v\nwant %+v", c.body, got, c.want)
 			}
 		})
@@ -74,7 +74,7 @@ func TestReadBodyAllocatesLittle(t *testing.T) {
 	if n := testing.AllocsPerRun(20, func() { ReadBody(body) }); n > 4 {
 		t.Errorf("%v allocations, want at most 4", n)
 	}
-	if b := ReadBody(body); b.Model != "claude-opus-5-5" || !b.Stream || b.MetadataSession == "" || b.Ambiguous || !b.Object {
+	if b, _ := ReadBody(body); b.Model != "claude-opus-5-5" || !b.Stream || b.MetadataSession == "" || b.Ambiguous || !b.Object {
 		t.Errorf("read %+v", b)
 	}
 }
@@ -96,8 +96,7 @@ type reporter interface {
 }
 
 func compareWithDecoder(t reporter, b []byte) {
-	got := ReadBody(b)
-	_ = BodyResources(b)
+	got, _ := ReadBody(b)
 	_, _ = ContentKey(b)
 	_ = CreatedID(b)
 	_ = ContainerID(b)
@@ -241,7 +240,12 @@ func TestContentKeyStaysTheSameAsAConversationGrows(t *testing.T) {
 	}
 }
 
-func TestBodyResourcesFindsIdsThatBelongToAnAccount(t *testing.T) {
+func resources(body []byte) []string {
+	_, ids := ReadBody(body)
+	return ids
+}
+
+func TestReadBodyFindsIdsThatBelongToAnAccount(t *testing.T) {
 	t.Parallel()
 	cases := []struct {
 		body string
@@ -263,7 +267,7 @@ func TestBodyResourcesFindsIdsThatBelongToAnAccount(t *testing.T) {
 		{`"`, nil},
 	}
 	for _, c := range cases {
-		if got := BodyResources([]byte(c.body)); !slices.Equal(got, c.want) {
+		if got := resources([]byte(c.body)); !slices.Equal(got, c.want) {
 			t.Errorf("%s\n got %q\nwant %q", c.body, got, c.want)
 		}
 	}
@@ -271,16 +275,16 @@ func TestBodyResourcesFindsIdsThatBelongToAnAccount(t *testing.T) {
 	for i := range 2 * maxResources {
 		many += `{"file_id":"file_` + strings.Repeat("a", i+1) + `"},`
 	}
-	if n := len(BodyResources([]byte(`{"messages":[` + many + `1]}`))); n != maxResources {
+	if n := len(resources([]byte(`{"messages":[` + many + `1]}`))); n != maxResources {
 		t.Errorf("%d ids of a body with too many, want %d", n, maxResources)
 	}
 }
 
-func TestBodyResourcesLeavesTheBodyAlone(t *testing.T) {
+func TestReadBodyLeavesTheBodyAlone(t *testing.T) {
 	t.Parallel()
 	body := []byte(`{"container":{"id":"c","skills":[{"skill_id":"skill_1"} , {"skill_id":"skill_2"}]},"messages":[{"file_id":"file_1"}]}`)
 	before := bytes.Clone(body)
-	if got, want := BodyResources(body), []string{"file_1", "c", "skill_1", "skill_2"}; !slices.Equal(got, want) {
+	if got, want := resources(body), []string{"file_1", "c", "skill_1", "skill_2"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if !bytes.Equal(body, before) {

@@ -19,6 +19,7 @@ type object struct {
 	begun  bool // a member was read: the next one needs a comma
 	broken bool
 	closed bool // its closing brace was reached; i is behind it
+	file   int  // where the first string "file_id" inside a value is; 0 = nowhere
 }
 
 // readObject starts at the first byte of b that is not white space.
@@ -67,9 +68,13 @@ func (o *object) member() (name, value []byte, ok bool) {
 		return nil, nil, false
 	}
 	i = skipSpace(b, i+1)
-	end = skipValue(b, i)
+	var file int
+	end, file = skipValueNoting(b, i)
 	if end < 0 {
 		return nil, nil, false
+	}
+	if o.file == 0 {
+		o.file = file
 	}
 	o.i, o.begun = end, true
 	return name, b[i:end], true
@@ -130,12 +135,19 @@ func skipSpace(b []byte, i int) int {
 // skipValue returns the index behind the value that starts at i, -1 if there
 // is none or it does not end.
 func skipValue(b []byte, i int) int {
+	end, _ := skipValueNoting(b, i)
+	return end
+}
+
+// skipValueNoting also returns where the first string "file_id" inside the
+// value is, 0 if nowhere: a large body is walked over once.
+func skipValueNoting(b []byte, i int) (end, file int) {
 	if i >= len(b) {
-		return -1
+		return -1, 0
 	}
 	switch b[i] {
 	case '"':
-		return skipString(b, i)
+		return skipString(b, i), 0
 	case '{', '[':
 		return skipNested(b, i)
 	}
@@ -144,9 +156,9 @@ func skipValue(b []byte, i int) int {
 		i++
 	}
 	if i == start {
-		return -1
+		return -1, 0
 	}
-	return i
+	return i, 0
 }
 
 func endsScalar(c byte) bool {
@@ -159,26 +171,31 @@ func endsScalar(c byte) bool {
 
 // skipNested passes over the object or array that opens at i. It counts, it
 // does not recurse: depth costs nothing.
-func skipNested(b []byte, i int) int {
+func skipNested(b []byte, i int) (end, file int) {
 	depth := 0
 	for i < len(b) {
 		switch b[i] {
 		case '"':
-			if i = skipString(b, i); i < 0 {
-				return -1
+			end := skipString(b, i)
+			if end < 0 {
+				return -1, file
 			}
+			if end-i == len(fileIDName) && file == 0 && string(b[i:end]) == fileIDName {
+				file = i
+			}
+			i = end
 			continue
 		case '{', '[':
 			depth++
 		case '}', ']':
 			depth--
 			if depth == 0 {
-				return i + 1
+				return i + 1, file
 			}
 		}
 		i++
 	}
-	return -1
+	return -1, file
 }
 
 // skipString returns the index behind the string whose opening quote is at i,

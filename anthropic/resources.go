@@ -14,53 +14,7 @@ const (
 	maxResources  = 64  // in one body
 )
 
-const (
-	fileIDName    = `"file_id"`
-	containerName = `"container"`
-)
-
-// BodyResources returns the distinct ids in a Messages body that are bound to
-// the account that made them: files (the value of any "file_id"), the
-// container, and the container's own skills. It returns nil, and quickly, if
-// the body names none. Source: API reference, Files, Code execution, Skills.
-func BodyResources(b []byte) []string {
-	file, container := mentions(b)
-	var ids []string
-	if file >= 0 {
-		ids = appendFileIDs(ids, b[file:])
-	}
-	if container {
-		ids = appendContainer(ids, member(b, "container"))
-	}
-	return ids
-}
-
-// mentions looks, in one pass, where the first file_id is (-1 if nowhere) and
-// whether a container is named. Inside a JSON string the closing quote would be
-// escaped, so texts about them rarely count.
-func mentions(b []byte) (file int, container bool) {
-	file = -1
-	for i := 0; ; {
-		n := indexQuote(b[i:])
-		if n < 0 || i+n+1 == len(b) {
-			return file, container
-		}
-		i += n
-		switch b[i+1] {
-		case 'f':
-			if file < 0 && hasPrefix(b[i:], fileIDName) {
-				file = i
-			}
-		case 'c':
-			container = container || hasPrefix(b[i:], containerName)
-		}
-		i++
-	}
-}
-
-func hasPrefix(b []byte, prefix string) bool {
-	return len(b) >= len(prefix) && string(b[:len(prefix)]) == prefix
-}
+const fileIDName = `"file_id"`
 
 func appendFileIDs(ids []string, b []byte) []string {
 	for {
@@ -86,7 +40,10 @@ func appendFileIDs(ids []string, b []byte) []string {
 // appendContainer reads the container parameter: an id, or an object with an
 // id and skills. Skills without the prefix are Anthropic's own.
 func appendContainer(ids []string, container []byte) []string {
-	if len(container) == 0 || container[0] != '{' {
+	if len(container) == 0 {
+		return ids
+	}
+	if container[0] != '{' {
 		return appendID(ids, container, "")
 	}
 	ids = appendID(ids, member(container, "id"), "")
