@@ -263,14 +263,14 @@ func (p *pass) forward() {
 		// answer that broke as if it were complete.
 		ctx = context.WithValue(ctx, http.ServerContextKey, ctx.Value(caddyhttp.ServerCtxKey))
 	}
-	stream := &streamWriter{ResponseWriter: p.w, pass: p}
+	stream := &streamWriter{ResponseWriter: p.w, pass: p, copied: &copyBuffers}
 	defer func() {
 		stream.close()
 	}()
 	proxy := httputil.ReverseProxy{
 		Rewrite:      func(*httputil.ProxyRequest) {},
 		Transport:    p,
-		BufferPool:   &copyBuffers,
+		BufferPool:   stream,
 		ErrorHandler: p.failed,
 	}
 	proxy.ModifyResponse = func(res *http.Response) error {

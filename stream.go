@@ -20,9 +20,12 @@ const pingAfter = 20 * time.Second
 // errSilent is the cause of an answer's end when upstream says nothing more.
 var errSilent = errors.New("upstream was silent for too long")
 
-// copyBuffers are what answers are copied through. They are small: a stream
-// holds one for as long as it runs, and events are small too.
-var copyBuffers = bytesPool{sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }}}
+// Buffers that answers are copied through. A stream of events holds one for as
+// long as it runs, and events are small.
+var (
+	eventBuffers = bytesPool{sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}}
+	copyBuffers  = bytesPool{sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
+)
 
 type bytesPool struct{ sync.Pool }
 
@@ -52,6 +55,7 @@ func (p *pass) commit(a *answer) *http.Response {
 		}
 	}
 	a.res.Body = a.body()
+	a.peeked = nil // its reader has it, and lets it go
 	return a.res
 }
 
@@ -64,7 +68,8 @@ type streamWriter struct {
 
 	mu       sync.Mutex // held over every write: the timer writes too
 	control  *http.ResponseController
-	events   bool // a stream of events that can be read
+	copied   *bytesPool // what the answer is copied through
+	events   bool       // a stream of events that can be read
 	scan     anthropic.StreamScanner
 	whole    *anthropic.JSONScanner // of an answer in one piece
 	left     int64                  // bytes of the answer still to come; negative = unknown
@@ -74,6 +79,12 @@ type streamWriter struct {
 	lastPing time.Time
 	lastRead atomic.Int64 // nanoseconds since the epoch
 }
+
+// Get implements httputil.BufferPool.
+func (s *streamWriter) Get() []byte { return s.copied.Get() }
+
+// Put implements httputil.BufferPool.
+func (s *streamWriter) Put(b []byte) { s.copied.Put(b) }
 
 // begin is called with the answer before its first byte goes to the client.
 func (s *streamWriter) begin(res *http.Response) {
@@ -89,6 +100,9 @@ func (s *streamWriter) begin(res *http.Response) {
 		s.whole = new(anthropic.JSONScanner)
 	}
 	res.Body = &answerBody{src: res.Body, stream: s}
+	if s.events {
+		s.copied = &eventBuffers
+	}
 	s.timer = time.AfterFunc(s.nextLook(now), s.look)
 }
 
