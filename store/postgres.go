@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -40,6 +41,7 @@ type postgresEngine struct {
 	s      *Store
 	config *pgx.ConnConfig
 	node   string // tells this Store's changes from others'
+	limit  time.Duration
 
 	days postgresDays
 	seen struct {
@@ -52,8 +54,9 @@ type postgresEngine struct {
 }
 
 func newPostgres(s *Store, o Options) (*postgresEngine, error) {
+	scheme, _, _ := strings.Cut(o.URL.Reveal(), "://")
 	config, err := pgx.ParseConfig(o.URL.Reveal())
-	if err != nil { // the error holds the URL, and that a password
+	if err != nil || scheme != "postgres" && scheme != "postgresql" { // the error holds the URL, and that a password
 		return nil, errors.New("the store's URL cannot be read: it must look like postgres://user:password@host:5432/database?sslmode=verify-full")
 	}
 	if config.ConnectTimeout == 0 {
@@ -61,7 +64,10 @@ func newPostgres(s *Store, o Options) (*postgresEngine, error) {
 	}
 	// The server gives up as the client does, so that what a lost or halted node
 	// has locked is free again soon.
-	limit := strconv.FormatInt(postgresPatience.Milliseconds(), 10)
+	if o.patience == 0 {
+		o.patience = postgresPatience
+	}
+	limit := strconv.FormatInt(o.patience.Milliseconds(), 10)
 	for name, value := range map[string]string{
 		"application_name": "claude-balancer", "statement_timeout": limit, "idle_in_transaction_session_timeout": limit,
 	} {
@@ -69,7 +75,7 @@ func newPostgres(s *Store, o Options) (*postgresEngine, error) {
 			config.RuntimeParams[name] = value
 		}
 	}
-	return &postgresEngine{s: s, config: config, node: rand.Text(), told: make(chan struct{}, 1), stop: func() {}}, nil
+	return &postgresEngine{s: s, config: config, node: rand.Text(), limit: o.patience, told: make(chan struct{}, 1), stop: func() {}}, nil
 }
 
 func (e *postgresEngine) name() string {
@@ -86,7 +92,7 @@ func (e *postgresEngine) now() string {
 
 func (e *postgresEngine) lock() string { return ` FOR NO KEY UPDATE` }
 
-func (e *postgresEngine) patience() time.Duration { return postgresPatience }
+func (e *postgresEngine) patience() time.Duration { return e.limit }
 
 func (e *postgresEngine) open(ctx context.Context) error {
 	connector := newPostgresConnector(e.config)
@@ -224,14 +230,14 @@ func (e *postgresEngine) tell(ctx context.Context, tx *sql.Tx, changes Changes) 
 }
 
 func (e *postgresEngine) changed(ctx context.Context) (changes Changes, err error) {
-	e.seen.Lock()
-	defer e.seen.Unlock()
 	type line struct{ kind, version int64 }
 	lines, err := collect(ctx, e.s.reader, func(r *sql.Rows, l *line) error { return r.Scan(&l.kind, &l.version) },
 		`SELECT kind, SUM(version) FROM changes WHERE node <> ? GROUP BY kind`, e.node)
 	if err != nil {
 		return 0, err
 	}
+	e.seen.Lock() // of two calls at once, both may see the change
+	defer e.seen.Unlock()
 	versions := make(map[Changes]int64, len(lines))
 	for _, l := range lines {
 		kind := Changes(l.kind)
@@ -303,7 +309,7 @@ func (e *postgresEngine) rewrite(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), postgresPatience)
+	ctx, cancel := bounded(context.WithoutCancel(ctx), e)
 	defer cancel()
 	_, err = conn.ExecContext(ctx, "VACUUM (FULL) accounts")
 	return err

@@ -88,12 +88,13 @@ func TestSealingLeavesNoPlainCredentialInTheFile(t *testing.T) {
 	check("after closing")
 }
 
-func TestSealedFilesNeedTheirKey(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "accounts.db")
-	o := testOptions(path)
+func TestSealedStoresNeedTheirKey(t *testing.T) { onEachEngine(t, testSealedStoresNeedTheirKey) }
+
+func testSealedStoresNeedTheirKey(t *testing.T, db testDB) {
+	o := db.o
 	o.Keys = sealer(t, testKey(1))
 	s := open(t, o)
+	name := s.Name()
 	must(t, s.AddAccount(t.Context(), account("work")))
 	must(t, s.Close())
 
@@ -108,7 +109,7 @@ func TestSealedFilesNeedTheirKey(t *testing.T) {
 	} {
 		o.Keys = c.keys
 		_, err := Open(t.Context(), o)
-		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.sentence) || !strings.Contains(err.Error(), path) {
+		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.sentence) || !strings.Contains(err.Error(), name) {
 			t.Errorf("got %v, want %v", err, c.want)
 		}
 	}
@@ -118,10 +119,10 @@ func TestSealedFilesNeedTheirKey(t *testing.T) {
 	}
 }
 
-func TestANewKeyReplacesTheOldOne(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "accounts.db")
-	o := testOptions(path)
+func TestANewKeyReplacesTheOldOne(t *testing.T) { onEachEngine(t, testANewKeyReplacesTheOldOne) }
+
+func testANewKeyReplacesTheOldOne(t *testing.T, db testDB) {
+	o := db.o
 	o.Keys = sealer(t, testKey(1))
 	s := open(t, o)
 	must(t, s.AddAccount(t.Context(), account("work")))
@@ -129,7 +130,7 @@ func TestANewKeyReplacesTheOldOne(t *testing.T) {
 
 	o.Keys = sealer(t, testKey(2), testKey(1))
 	must(t, got(Open(t.Context(), o))(t).Close())
-	if inFiles(t, path, keyID(testKey(1))) != nil {
+	if o.Path != "" && inFiles(t, o.Path, keyID(testKey(1))) != nil {
 		t.Error("texts of the old key are left in the file")
 	}
 	o.Keys = sealer(t, testKey(2)) // the old key is not needed any more

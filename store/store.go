@@ -19,7 +19,8 @@ type Options struct {
 	Now    func() time.Time // nil = time.Now
 	Logger *zap.Logger      // nil = silent
 
-	busyTimeout time.Duration // how long to wait for another process's lock; 0 = 5 s
+	busyTimeout time.Duration // SQLite: how long to wait for another process's lock; 0 = 5 s
+	patience    time.Duration // PostgreSQL: how long anything may take; 0 = 10 s
 }
 
 // Store is an open database. It is safe for concurrent use.

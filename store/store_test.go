@@ -216,13 +216,15 @@ func TestAnEmptyFileIsANewStore(t *testing.T) {
 	must(t, s.AddAccount(t.Context(), account("work")))
 }
 
-func TestManyProcessesMayOpenANewFileAtOnce(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "accounts.db")
+func TestManyProcessesMayOpenANewStoreAtOnce(t *testing.T) {
+	onEachEngine(t, testManyProcessesMayOpenANewStoreAtOnce)
+}
+
+func testManyProcessesMayOpenANewStoreAtOnce(t *testing.T, db testDB) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			s, err := Open(t.Context(), testOptions(path))
+			s, err := Open(t.Context(), db.o)
 			if err != nil {
 				t.Error(err)
 				return
@@ -234,7 +236,7 @@ func TestManyProcessesMayOpenANewFileAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if all := got(open(t, testOptions(path)).Accounts(t.Context()))(t); len(all) != 8 {
+	if all := got(db.open(t).Accounts(t.Context()))(t); len(all) != 8 {
 		t.Fatalf("%d accounts, want 8", len(all))
 	}
 }
