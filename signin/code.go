@@ -39,11 +39,14 @@ func newUserCode(random io.Reader) (string, error) {
 // with or without what separates its halves. It is "" for anything else.
 func readUserCode(typed string) string {
 	code := make([]byte, 0, 2*codeHalf+1)
-	for _, c := range strings.ToUpper(typed) {
+	for _, c := range typed {
+		if 'a' <= c && c <= 'z' { // not ToUpper, which makes letters of others' alphabets ours
+			c -= 'a' - 'A'
+		}
 		switch {
 		case c == '-' || c == ' ':
 			continue
-		case c > 'Z' || !strings.ContainsRune(codeLetters, c) || len(code) == cap(code):
+		case !strings.ContainsRune(codeLetters, c) || len(code) == cap(code):
 			return ""
 		}
 		if len(code) == codeHalf {
