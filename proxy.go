@@ -111,6 +111,7 @@ func (h *Handler) proxy(w http.ResponseWriter, r *http.Request, rt *runtime, tar
 		ctx, cancel := context.WithTimeoutCause(p.ctx, modelsPatience, errModelsLate)
 		defer cancel()
 		p.ctx = ctx
+		p.deadline = p.start.Add(min(time.Duration(h.TryDuration), modelsPatience))
 	}
 	metricInFlight(1)
 	defer metricInFlight(-1)
