@@ -100,6 +100,7 @@ http://127.0.0.1:%s {
 		claude_balancer {
 			upstream %s
 			retry_delay 1ms
+			sign_in on
 		}
 		respond "not found" 404
 	}
@@ -109,6 +110,7 @@ http://127.0.0.1:%s {
 	play := &scenario{server: s, t: t, site: "http://127.0.0.1:" + port, known: known}
 	play.accounts()
 	play.clientKeys()
+	play.signIns()
 	play.traffic()
 	play.troubles()
 	play.endings()
@@ -176,7 +178,7 @@ func (p *scenario) call(method, url, body string, header ...string) reply {
 		req.Header.Set(header[i], header[i+1])
 	}
 	got := p.do(req)
-	if !strings.Contains(got.body, `"key":"cb_`) { // the one answer that shows a key
+	if !strings.Contains(got.body, `"key":"cb_`) && !strings.Contains(got.body, `"access_token":"cba_`) { // the answers that show what they issue
 		fmt.Fprintf(&p.answers, "%s %s: %d %v %s\n", method, req.URL.Path, got.status, got.header, got.body)
 	}
 	return got
@@ -230,6 +232,48 @@ func (p *scenario) clientKeys() {
 	p.known["a client's own API key"] = "sk-ant-api03-" + strings.Repeat("OWN-client", 6)
 	p.known["a password"] = "correct-horse-battery-staple"
 	p.known["a cookie"] = "cookie-" + strings.Repeat("crumbs", 6)
+}
+
+// signIns signs clients in, with everything that can be presented in a wrong
+// place or twice.
+func (p *scenario) signIns() {
+	c := &gatewayClient{t: p.t, base: p.site, do: http.DefaultTransport.RoundTrip, wait: func(time.Duration) {}}
+	c.discover()
+	c.begin("")
+	p.known["device code"] = c.device.DeviceCode
+	c.ask()
+	c.ask()
+	someone := person{gatewayClient: c}
+	for _, key := range []string{p.known["unknown key"], p.known["viewer key"], c.device.DeviceCode} {
+		form := someone.open(c.device.URIComplete)
+		form.Set("key", key)
+		got := someone.decide(form, "approve").mustBe(p.t, 403)
+		p.known.findIn(p.t, "the page", got.body)
+	}
+	got := someone.approve(p.known["client key"])
+	p.known.findIn(p.t, "the page", got.body)
+	if e := c.ask(); e != "" {
+		p.t.Fatal(e)
+	}
+	for _, which := range []string{"first", "second"} {
+		p.known[which+" access token of a sign-in"], p.known[which+" refresh token of a sign-in"] = c.tokens.Access, c.tokens.Refresh
+		if which == "first" {
+			c.message(sonnet)
+			c.refresh()
+		}
+	}
+	for _, name := range []string{"first access token of a sign-in", "first refresh token of a sign-in", "device code"} {
+		v := p.known[name]
+		p.visit("GET", "/v1/models", "", "Authorization", "Bearer "+v)
+		p.visit("GET", "/v1/models", "", "X-Api-Key", v)
+		p.visit("GET", "/managed/settings", "", "Authorization", "Bearer "+v)
+		p.visit("GET", "/api/oauth/usage", "", "Authorization", "Bearer "+v)
+		p.visit("GET", "/api/stats", "", "Authorization", basicAuth(v))
+		p.visit("POST", "/oauth/token", "grant_type=refresh_token&refresh_token="+v, "Content-Type", "application/x-www-form-urlencoded").mustBe(p.t, map[bool]int{true: 200, false: 401}[strings.HasPrefix(v, "cbr_")])
+	}
+	p.visit("POST", "/oauth/revoke", "token="+p.known["device code"]).mustBe(p.t, 200)
+	c.signOut()
+	mustEnd(p.t, c.message(sonnet))
 }
 
 // sessionID opens nothing, so Caddy may log it; the balancer keeps its hash.
