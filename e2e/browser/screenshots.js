@@ -1,4 +1,4 @@
-// Takes the README's pictures of the dashboard: node browser/screenshots.js <folder>
+// Takes the pictures of the dashboard and of the sign-in page: node browser/screenshots.js <folder>
 // The pool on them has a past of a month, made up by ../seed.
 
 import { execFileSync } from "node:child_process";
@@ -21,6 +21,12 @@ const pictures = {
   "dashboard-phone": { viewport: { width: 390, height: 1400 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true },
 };
 
+const devicePictures = {
+  device: { viewport: { width: 760, height: 640 }, deviceScaleFactor: 2 },
+  "device-dark": { viewport: { width: 760, height: 640 }, deviceScaleFactor: 2, colorScheme: "dark" },
+  "device-phone": { viewport: { width: 390, height: 720 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true },
+};
+
 // perform puts the stage into a state that shows what the page can show.
 async function perform(stage) {
   await stage.add("work", "max", { max_in_flight: 8 });
@@ -41,7 +47,7 @@ async function perform(stage) {
 // take resolves to the sizes of the pictures in bytes.
 export async function take(folder) {
   await mkdir(folder, { recursive: true });
-  const stage = await Stage.start("policy priority");
+  const stage = await Stage.start("policy priority", "sign_in on");
   const sizes = {};
   let browser;
   try {
@@ -58,6 +64,13 @@ export async function take(folder) {
       await page.context().close();
     }
     leave();
+    for (const [name, options] of Object.entries(devicePictures)) {
+      const page = await open(browser, `${stage.url}/device?user_code=WDJB-MJHT`, options);
+      const path = join(folder, `${name}.png`);
+      await page.screenshot({ path, animations: "disabled" });
+      sizes[name] = (await stat(path)).size;
+      await page.context().close();
+    }
   } finally {
     await browser?.close();
     await stage.stop();
