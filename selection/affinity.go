@@ -120,47 +120,6 @@ func (s *sessions) expire(now time.Time) {
 	}
 }
 
-// Session is a conversation's place, for the store.
-type Session struct {
-	Key       string
-	AccountID string
-	LastUsed  time.Time
-}
-
-// RestoreSessions puts stored sessions back, newest first. How long a session
-// is kept from its last use is for the request that asks for it to say.
-func (p *Pool) RestoreSessions(stored []Session) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, s := range stored {
-		if p.sessions.byKey[s.Key] != nil || len(p.sessions.byKey) >= MaxSessions {
-			continue
-		}
-		v := &session{key: s.Key, account: s.AccountID, lastUsed: s.LastUsed, savedAt: s.LastUsed}
-		p.sessions.byKey[s.Key] = p.sessions.order.PushBack(v)
-	}
-}
-
-// TakeChangedSessions returns the sessions to write, each at most once a
-// minute unless it moved.
-func (p *Pool) TakeChangedSessions() []Session {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := p.now()
-	p.sessions.expire(now)
-	if len(p.sessions.changed) == 0 {
-		return nil
-	}
-	out := make([]Session, 0, len(p.sessions.changed))
-	for key := range p.sessions.changed {
-		v := p.sessions.byKey[key].Value.(*session)
-		v.savedAt = now
-		out = append(out, Session{v.key, v.account, v.lastUsed})
-	}
-	clear(p.sessions.changed)
-	return out
-}
-
 // SessionStats returns the counts so far.
 func (p *Pool) SessionStats() SessionStats {
 	p.mu.Lock()

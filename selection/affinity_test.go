@@ -216,7 +216,7 @@ func TestRestoredSessionsGoOn(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, accounts("a", "b")...)
 	r.serve("b", "new", "a")
-	r.RestoreSessions([]Session{
+	r.TakeOverSessions([]Session{
 		{"new", "a", r.at.Add(-time.Minute)}, // older than what is known
 		{"young", "b", r.at.Add(-time.Minute)},
 		{"old", "b", r.at.Add(-2 * time.Hour)},

@@ -1,6 +1,7 @@
 package selection
 
 import (
+	"math"
 	"time"
 
 	"github.com/claude-balancer/claude-balancer/anthropic"
@@ -28,13 +29,16 @@ type Account struct {
 type member struct {
 	// First what is looked at for each request: a large pool does not fit into
 	// the processor's first cache.
-	planBit uint64    // its plan's bit in modelAccess.plans; 0 = plan not defined
-	plain   bool      // see isPlain
-	seen    Candidate // what policies see of it
-	tries   rollingCount
+	planBit uint64       // its plan's bit in modelAccess.plans; 0 = plan not defined
+	plain   bool         // see isPlain
+	seen    Candidate    // what policies see of it
+	tries   rollingCount // of this process
+	others  rollingCount // of other processes, as they told last
+	lead    rollingCount // that a new account begins with
 	Account
 
 	limits   []Limit
+	stored   []Limit // those in the store, as far as this process knows
 	bursts   map[anthropic.Family]burst
 	flag     string
 	probedAt time.Time // last real request that was let through a long bench
@@ -44,6 +48,8 @@ type member struct {
 	refused401   int       // distinct requests in a row whose static credential was refused
 	lastRefused  string
 
+	elsewhere     int  // requests in flight in other processes
+	stateDirty    bool // State was found out here and is not stored yet
 	limitsDirty   bool
 	windowsDirty  bool
 	windowsSaved  time.Time
@@ -180,6 +186,34 @@ func (c *rollingCount) add(epoch int64, n int) {
 	c.advance(epoch)
 	c.ring[c.epoch%buckets] += int32(n)
 	c.sum += n
+}
+
+// addAt adds to a bucket of the past. A clock that runs ahead counts as now.
+func (c *rollingCount) addAt(epoch int64, n int) {
+	epoch = min(epoch, c.epoch)
+	if n <= 0 || epoch <= c.epoch-buckets || epoch < 0 {
+		return
+	}
+	c.ring[epoch%buckets] += int32(min(n, math.MaxInt32/buckets))
+	c.sum += min(n, math.MaxInt32/buckets)
+}
+
+// list returns the buckets that count something, as pairs of epoch and number.
+func (c *rollingCount) list() (pairs [][2]int64) {
+	for epoch := max(0, c.epoch-buckets+1); epoch <= c.epoch; epoch++ {
+		if n := c.ring[epoch%buckets]; n > 0 {
+			pairs = append(pairs, [2]int64{epoch, int64(n)})
+		}
+	}
+	return pairs
+}
+
+// recentTries counts the tries of all processes in the last five hours.
+func (m *member) recentTries(epoch int64) int {
+	m.tries.advance(epoch)
+	m.others.advance(epoch)
+	m.lead.advance(epoch)
+	return m.tries.sum + m.others.sum + m.lead.sum
 }
 
 func bucketOf(now time.Time) int64 { return now.UnixNano() / int64(bucketSpan) }

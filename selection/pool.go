@@ -90,11 +90,15 @@ func (p *Pool) Sync(accounts []Account) {
 			m.seen.member = m
 			// With nothing to its name it would get every request until it has
 			// caught up with the others.
-			m.tries.add(bucketOf(now), int(math.Round(share*float64(a.Weight))))
-			m.seen.Tries = m.tries.sum
+			epoch := bucketOf(now)
+			m.lead.add(epoch, int(math.Round(share*float64(a.Weight))))
+			m.seen.Tries = m.recentTries(epoch)
 		}
 		if m.State != "" && a.State == "" {
 			m.refused401, m.lastRefused = 0, ""
+		}
+		if m.stateDirty = m.stateDirty && a.State == ""; m.stateDirty { // what is stored is older
+			a.State, a.StateReason = m.State, m.StateReason
 		}
 		m.Account = a
 		m.seen.Name, m.seen.Tier, m.seen.Priority, m.seen.Weight = a.Name, a.Tier, a.Priority, a.Weight
@@ -119,8 +123,7 @@ func (p *Pool) medianShare(now time.Time) float64 {
 	epoch := bucketOf(now)
 	shares := make([]float64, 0, len(p.members))
 	for _, m := range p.members {
-		m.tries.advance(epoch)
-		shares = append(shares, float64(m.tries.sum)/float64(m.Weight))
+		shares = append(shares, float64(m.recentTries(epoch))/float64(m.Weight))
 	}
 	slices.Sort(shares)
 	return shares[len(shares)/2]
@@ -314,8 +317,7 @@ func earlier(a, b time.Time) time.Time {
 func (p *Pool) candidate(m *member, epoch int64) *Candidate {
 	c := &m.seen
 	if m.tries.epoch < epoch {
-		m.tries.advance(epoch)
-		c.Tries = m.tries.sum
+		c.Tries = m.recentTries(epoch)
 	}
 	// A returning account starts where the round is, so that it does not get
 	// every request until it has caught up.
@@ -359,7 +361,7 @@ func (p *Pool) issue(m *member, r *Request, now time.Time) *Ticket {
 	c := p.candidate(m, bucketOf(now))
 	if r.Generative {
 		m.tries.add(bucketOf(now), 1)
-		c.Tries = m.tries.sum
+		c.Tries++
 	}
 	c.InFlight++
 	c.LastUsed = now.UnixNano()

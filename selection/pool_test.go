@@ -284,7 +284,7 @@ func TestANewAccountStartsAtTheMedian(t *testing.T) {
 	list := append(accounts("a", "b", "c", "new"), Account{ID: "double", Name: "double", Plan: api.PlanMax, Weight: 2})
 	r.Sync(list)
 	for name, want := range map[string]int{"new": 40, "double": 80, "a": 10} {
-		if got := r.byID[name].tries.sum; got != want {
+		if got := r.byID[name].seen.Tries; got != want {
 			t.Errorf("%s starts with %d tries, want %d", name, got, want)
 		}
 	}
@@ -330,7 +330,7 @@ func TestWhatDoesNotDrawOnWindowsIsNoTry(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, accounts("a")...)
 	r.mustGet("a", &Request{Model: sonnet, Family: anthropic.FamilySonnet}).Release()
-	if n := r.byID["a"].tries.sum; n != 0 {
+	if n := r.byID["a"].seen.Tries; n != 0 {
 		t.Errorf("count_tokens counts as %d tries", n)
 	}
 }

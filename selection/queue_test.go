@@ -325,7 +325,7 @@ func TestManyAtOnceGetTheirPlacesAndGiveThemBack(t *testing.T) {
 			default:
 			}
 			p.Snapshot()
-			p.TakeDirty()
+			p.TakeDirty(0)
 			p.TakeNotices()
 			p.TakeChangedSessions()
 			p.Explain(message(sonnet), inOrder{})

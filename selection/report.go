@@ -60,7 +60,7 @@ func (t *Ticket) Report(rep Report) {
 		m.flag = v.Flag
 	}
 	if v.Disable {
-		m.State, m.StateReason = api.StatusDisabled, v.Message
+		m.found(api.StatusDisabled, v.Message)
 	}
 	p.notice(m, now)
 	p.serveWaiting()
@@ -188,8 +188,13 @@ func (m *member) refused(rep *Report) {
 	m.lastRefused = rep.RequestID
 	m.refused401++
 	if m.refused401 >= refusalsToLogin {
-		m.State, m.StateReason = api.StatusNeedsLogin, "the provider refuses its credential: "+rep.Verdict.Message
+		m.found(api.StatusNeedsLogin, "the provider refuses its credential: "+rep.Verdict.Message)
 	}
+}
+
+// found puts the account out of service, which has to be stored.
+func (m *member) found(state api.Status, reason string) {
+	m.State, m.StateReason, m.stateDirty = state, reason, true
 }
 
 // change applies an operator's or the token source's decision to an account.
@@ -207,7 +212,7 @@ func (p *Pool) change(id string, f func(m *member)) {
 
 // SetState puts an account into needs_login or disabled, or back with "".
 func (p *Pool) SetState(id string, state api.Status, reason string) {
-	p.change(id, func(m *member) { m.State, m.StateReason = state, reason })
+	p.change(id, func(m *member) { m.State, m.StateReason, m.stateDirty = state, reason, false })
 }
 
 // NameOf returns the account's name, "" if there is no such account.
@@ -225,7 +230,7 @@ func (p *Pool) LoginRenewed(id string) {
 	p.change(id, func(m *member) {
 		m.refused401, m.lastRefused = 0, ""
 		if m.State == api.StatusNeedsLogin {
-			m.State, m.StateReason = "", ""
+			m.State, m.StateReason, m.stateDirty = "", "", false
 		}
 		m.dropLimits(func(l *Limit) bool { return l.Cause == anthropic.CauseUnauthorized })
 	})
@@ -240,7 +245,7 @@ func (p *Pool) ClearLimits(id string) {
 		m.overloadedAt, m.probedAt = time.Time{}, time.Time{}
 		m.bursts, m.flag = nil, ""
 		if m.State == api.StatusDisabled {
-			m.State, m.StateReason = "", ""
+			m.State, m.StateReason, m.stateDirty = "", "", false
 		}
 	})
 }

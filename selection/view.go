@@ -15,9 +15,10 @@ type Live struct {
 	Reason      string    // in words; "" when available
 	AvailableAt time.Time // zero = not limited, or not known
 	ModelList   string    // comma-separated: its own list, else its plan's
-	InFlight    int
-	Limits      []Limit  // those that hold now
-	Windows     []Window // that are not over
+	InFlight    int       // in all processes
+	Elsewhere   int       // of these, in others
+	Limits      []Limit   // those that hold now
+	Windows     []Window  // that are not over
 }
 
 // Snapshot copies the live state of all accounts, in the order of the store.
@@ -33,7 +34,7 @@ func (p *Pool) Snapshot() []Live {
 }
 
 func (p *Pool) live(m *member, now time.Time) Live {
-	l := Live{Account: m.Account, InFlight: m.seen.InFlight}
+	l := Live{Account: m.Account, InFlight: m.seen.InFlight, Elsewhere: m.elsewhere}
 	for _, w := range m.seen.Windows {
 		if !w.over(now) {
 			l.Windows = append(l.Windows, w)

@@ -210,13 +210,13 @@ func TestLookingDoesNotAskToLookAgain(t *testing.T) {
 	v := spent(r.at.Add(time.Hour))
 	r.tell("a", sonnet, v)
 	r.TakeNotices()
-	r.TakeDirty()
+	r.store()
 	good := ok
 	good.Limits = told("allowed", window("5h", 0.5, "allowed", r.at.Add(time.Hour)))
 	r.report(r.mustGet("a", &Request{Model: sonnet}), good) // windows that are not due yet
 	for range 3 {
 		r.TakeNotices()
-		r.TakeDirty()
+		r.store()
 	}
 	select {
 	case <-r.Changed():
@@ -232,37 +232,52 @@ func TestWhatChangedIsStoredAndRestored(t *testing.T) {
 	r.report(tickets[0], spent(r.at.Add(time.Hour)))
 	r.report(tickets[1], anthropic.Verdict{Cause: anthropic.CauseSpendLimit, Scope: anthropic.ScopeAccount, Until: r.at.Add(2 * time.Hour)})
 	r.report(tickets[2], burstOf(anthropic.FamilySonnet, r.at.Add(time.Minute)))
-	dirty := r.TakeDirty()
+	dirty := r.TakeDirty(windowsEvery)
 	if len(dirty) != 1 || dirty[0].AccountID != "a" || len(dirty[0].Limits) != 2 || len(dirty[0].Windows) != 1 {
 		t.Fatalf("%+v", dirty)
 	}
-	if l := dirty[0].Limits[0]; l.Cause != anthropic.CauseSpendLimit {
+	if l := dirty[0].Limits[0]; l.Was != nil || l.Is.Cause != anthropic.CauseSpendLimit {
 		t.Errorf("of two for the account the one that ends sooner is stored: %+v", l)
 	}
-	if again := r.TakeDirty(); len(again) != 0 {
+	if again := r.TakeDirty(windowsEvery); len(again) != 0 {
 		t.Errorf("again: %+v", again)
 	}
 	r.NotSaved(dirty[0])
 	r.NotSaved(Dirty{AccountID: "nobody"})
-	r.pass(windowsSaveEvery)
-	if again := r.TakeDirty(); len(again) != 1 || !again[0].HasLimits || again[0].Windows == nil {
-		t.Errorf("what could not be stored: %+v", again)
+	r.pass(windowsEvery)
+	dirty = r.TakeDirty(windowsEvery)
+	if len(dirty) != 1 || len(dirty[0].Limits) != 2 || dirty[0].Windows == nil {
+		t.Fatalf("what could not be stored: %+v", dirty)
+	}
+	r.Saved(dirty[0])
+	r.Saved(Dirty{AccountID: "nobody"})
+	r.limit(ofOpus, time.Minute)
+	if again := r.TakeDirty(windowsEvery); len(again) != 1 || len(again[0].Limits) != 1 {
+		t.Errorf("what is stored is stored again: %+v", again)
 	}
 
 	next := newRig(t, accounts("a", "b")...)
 	next.at = r.at
+	var limits []Limit
+	for _, c := range dirty[0].Limits {
+		limits = append(limits, *c.Is)
+	}
 	old := Limit{Scope: api.ScopeAccount, Cause: anthropic.CauseWindow, Until: r.at}
-	next.Restore(map[string][]Limit{"a": dirty[0].Limits, "b": {old}}, map[string][]Window{"a": dirty[0].Windows})
+	next.TakeOverLimits(map[string][]Limit{"a": limits, "b": {old}})
+	next.TakeOverWindows(map[string][]Window{"a": dirty[0].Windows})
 	if got, want := next.live("a"), r.live("a"); got.Status != want.Status || !got.AvailableAt.Equal(want.AvailableAt) || len(got.Windows) != 1 {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	next.mustGet("b", message(sonnet)) // its limit was over
+	if again := next.TakeDirty(0); len(again) != 0 {
+		t.Errorf("what was just read is written: %+v", again)
+	}
 }
 
 func TestARestoredEjectionStillHasToProveItself(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, accounts("a", "b")...)
-	r.Restore(map[string][]Limit{"a": {{Scope: api.ScopeAccount, Cause: anthropic.CauseServerError, Since: r.at, Until: r.at.Add(ejectionBase)}}}, nil)
+	r.TakeOverLimits(map[string][]Limit{"a": {{Scope: api.ScopeAccount, Cause: anthropic.CauseServerError, Since: r.at, Until: r.at.Add(ejectionBase)}}})
 	r.pass(ejectionBase)
 	probe := r.mustGet("a", message(sonnet))
 	r.mustGet("b", message(sonnet)).Release()
@@ -272,14 +287,14 @@ func TestARestoredEjectionStillHasToProveItself(t *testing.T) {
 	}
 }
 
-func TestAnEndedLimitIsTakenOutOfTheStore(t *testing.T) {
+func TestALimitThatIsOverIsNoNews(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, accounts("a")...)
 	r.tell("a", sonnet, spent(r.at.Add(time.Minute)))
-	r.TakeDirty()
+	r.store()
 	r.pass(2 * time.Minute)
 	r.TakeNotices()
-	if d := r.TakeDirty(); len(d) != 1 || !d[0].HasLimits || len(d[0].Limits) != 0 {
+	if d := r.TakeDirty(windowsEvery); len(d) != 0 {
 		t.Errorf("%+v", d)
 	}
 	if !r.byID["a"].plain {
