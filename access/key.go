@@ -138,13 +138,13 @@ func (k *Key) enter(now time.Time) *Refusal {
 	if k.budget > 0 && exhausted(m.spent, k.budget) {
 		return refuseBudget(k.Name, k.budget, m.period, now, m.end)
 	}
-	if k.maxInFlight > 0 && m.inFlight >= k.maxInFlight {
+	if k.maxInFlight > 0 && m.inFlight+m.others.InFlight >= k.maxInFlight {
 		return refuseFor(time.Second, typeRateLimit, fmt.Sprintf(
 			"Client key %q is limited to %d requests at a time: try again when one has ended, or ask the operator to raise max_in_flight.",
 			k.Name, k.maxInFlight))
 	}
 	if k.rpm > 0 {
-		if wait := m.minute.take(now, k.rpm); wait > 0 {
+		if wait := m.minute.take(now, k.rpm, m.others.Minute); wait > 0 {
 			return refuseFor(wait, typeRateLimit, fmt.Sprintf(
 				"Client key %q is limited to %d requests a minute: try again in %s, or ask the operator to raise rpm.",
 				k.Name, k.rpm, wholeSeconds(wait)))

@@ -135,3 +135,45 @@ func (k *Keyring) Used() map[string]time.Time {
 	}
 	return used
 }
+
+// Load returns what this process uses of the keys, by id, those left out that
+// it does not use.
+func (k *Keyring) Load() map[string]Load {
+	now, out := k.now(), make(map[string]Load)
+	for id, key := range k.index.Load().byID {
+		if l := key.meter.load(now); l.InFlight != 0 || l.Minute != nil {
+			out[id] = l
+		}
+	}
+	return out
+}
+
+// SetOthers counts what other processes told last of their use of the keys.
+func (k *Keyring) SetOthers(loads []map[string]Load) {
+	for id, key := range k.index.Load().byID {
+		var sum Load
+		for _, load := range loads {
+			l := load[id]
+			sum.InFlight += l.InFlight
+			for i, n := range l.Minute[:min(len(l.Minute), minuteSlots)] {
+				if sum.Minute == nil {
+					sum.Minute = make([]int, minuteSlots)
+				}
+				sum.Minute[i] += n
+			}
+		}
+		key.meter.setOthers(sum)
+	}
+}
+
+// SetSpent takes over what keys have spent as it is stored, by id; see Sync.
+func (k *Keyring) SetSpent(spent map[string]float64) {
+	k.mu.Lock() // a Sync between may change a key's period
+	defer k.mu.Unlock()
+	now, index := k.now(), k.index.Load()
+	for id, usd := range spent {
+		if key := index.byID[id]; key != nil {
+			key.meter.sync(now, key.period, usd)
+		}
+	}
+}

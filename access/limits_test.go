@@ -348,3 +348,70 @@ func BenchmarkBegin(b *testing.B) {
 		})
 	}
 }
+
+// others is what another process uses of the only key.
+func others(ring *access.Keyring, id string, l access.Load) {
+	ring.SetOthers([]map[string]access.Load{{id: l}, {"unknown": {InFlight: 9}}})
+}
+
+func TestLimitsCountWhatOtherProcessesTell(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	ring, key, record := oneKey(t, c, func(k *store.Key) { k.RPM, k.MaxInFlight = 4, 2 })
+	release, _ := key.Begin(c.Now())
+	others(ring, record.ID, access.Load{InFlight: 1, Minute: []int{1}})
+	if _, refusal := key.Begin(c.Now()); refusal == nil || !strings.Contains(refusal.Message, "2 requests at a time") {
+		t.Fatalf("a third at once: %+v", refusal)
+	}
+	if l := ring.Load()[record.ID]; l.InFlight != 1 || l.Minute[0] != 1 {
+		t.Errorf("tells %+v", l)
+	}
+	release(0)
+
+	c.Add(25 * time.Second)
+	if l := ring.Load()[record.ID]; l.InFlight != 0 || l.Minute[2] != 1 || l.Minute[0] != 0 {
+		t.Errorf("tells %+v", l)
+	}
+	for _, l := range []struct {
+		minute []int
+		wait   time.Duration // until fewer than four, of which one is ours and ends in 35 s
+	}{
+		{[]int{0, 0, 0, 0, 0, 3}, 10 * time.Second},
+		{[]int{3, 0, 0, 0, 0, 0}, 35 * time.Second},
+		{[]int{4, 0, 0, 0, 0, 0}, 60 * time.Second},
+		{[]int{0, 0, 3, 0, 0, 1, 99}, 35 * time.Second},
+	} {
+		others(ring, record.ID, access.Load{Minute: l.minute})
+		_, refusal := key.Begin(c.Now())
+		if refusal == nil || refusal.RetryAfter != l.wait {
+			t.Errorf("%v: %+v, want a wait of %s", l.minute, refusal, l.wait)
+		}
+	}
+	others(ring, record.ID, access.Load{Minute: []int{2}})
+	if _, refusal := key.Begin(c.Now()); refusal != nil {
+		t.Errorf("a fourth: %+v", refusal)
+	}
+	c.Add(61 * time.Second)
+	if l, ok := ring.Load()[record.ID]; !ok || l.InFlight != 1 || l.Minute != nil {
+		t.Errorf("tells %+v", l)
+	}
+	ring.SetOthers(nil)
+	if _, refusal := key.Begin(c.Now()); refusal != nil {
+		t.Errorf("alone again: %+v", refusal)
+	}
+}
+
+func TestSpendingElsewhereCountsWithoutReadingTheKeysAgain(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	ring, key, record := oneKey(t, c, func(k *store.Key) { budget := 10.0; k.BudgetUSD = &budget })
+	c.Add(time.Hour)
+	ring.SetSpent(map[string]float64{record.ID: 10, "unknown": 1})
+	if _, refusal := key.Begin(c.Now()); refusal == nil || key.Spent() != 10 {
+		t.Errorf("spent %v, refused: %+v", key.Spent(), refusal)
+	}
+	ring.SetSpent(nil)
+	if key.Spent() != 10 {
+		t.Error("what was not read is forgotten")
+	}
+}

@@ -4,6 +4,7 @@ package access
 
 import (
 	"context"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ type meter struct {
 	mu       sync.Mutex
 	inFlight int
 	minute   minute
+	others   Load // of other processes, as they told last
 	period   string
 	start    time.Time // of the period that spent belongs to
 	end      time.Time
@@ -92,8 +94,27 @@ type minute struct {
 }
 
 // take counts a request that begins now, or returns how long to wait until
-// fewer than limit have begun within a minute.
-func (m *minute) take(now time.Time, limit int) (wait time.Duration) {
+// fewer than limit have begun within a minute, here and elsewhere.
+func (m *minute) take(now time.Time, limit int, others []int) (wait time.Duration) {
+	at := m.advance(now)
+	elsewhere := 0
+	for _, n := range others {
+		elsewhere += n
+	}
+	running := m.starts[m.head:]
+	if excess := len(running) + elsewhere - limit; excess >= 0 {
+		return m.leave(at, excess+1, others)
+	}
+	if m.head > len(m.starts)/2 {
+		m.starts = m.starts[:copy(m.starts, m.starts[m.head:])]
+		m.head = 0
+	}
+	m.starts = append(m.starts, at)
+	return 0
+}
+
+// advance forgets what is over a minute old, and returns now as an offset.
+func (m *minute) advance(now time.Time) time.Duration {
 	if m.base.IsZero() {
 		m.base = now
 	}
@@ -104,13 +125,71 @@ func (m *minute) take(now time.Time, limit int) (wait time.Duration) {
 	for m.head < len(m.starts) && m.starts[m.head] <= at-time.Minute {
 		m.head++
 	}
-	if len(m.starts)-m.head >= limit {
-		return m.starts[len(m.starts)-limit] + time.Minute - at
+	return at
+}
+
+// leave returns how long it takes until n starts are over a minute old: of
+// others' it is known only in which slot of the minute they were.
+func (m *minute) leave(at time.Duration, n int, others []int) (wait time.Duration) {
+	next := m.head
+	for slot := len(others) - 1; n > 0; {
+		oldest := time.Duration(math.MaxInt64)
+		if slot >= 0 {
+			oldest = time.Minute - time.Duration(slot)*minuteSlot
+		}
+		switch {
+		case next < len(m.starts) && m.starts[next]+time.Minute-at <= oldest:
+			wait = m.starts[next] + time.Minute - at
+			next, n = next+1, n-1
+		case slot < 0:
+			return wait
+		case others[slot] == 0:
+			slot--
+		default:
+			wait = oldest
+			n -= others[slot]
+			slot--
+		}
 	}
-	if m.head > len(m.starts)/2 {
-		m.starts = m.starts[:copy(m.starts, m.starts[m.head:])]
-		m.head = 0
+	return wait
+}
+
+// slots counts the starts by age.
+func (m *minute) slots(now time.Time) (slots []int) {
+	at := m.advance(now)
+	for _, start := range m.starts[m.head:] {
+		if slots == nil {
+			slots = make([]int, minuteSlots)
+		}
+		slots[min((at-start)/minuteSlot, minuteSlots-1)]++
 	}
-	m.starts = append(m.starts, at)
-	return 0
+	return slots
+}
+
+// Processes tell each other in slots of this size how old the last minute's
+// requests are.
+const (
+	minuteSlots = 6
+	minuteSlot  = time.Minute / minuteSlots
+)
+
+// Load is what a process tells the others of its use of a key.
+type Load struct {
+	InFlight int `json:"f,omitempty"`
+	// Minute counts the requests of the last minute by age, the youngest first.
+	Minute []int `json:"m,omitempty"`
+}
+
+// load returns what this process uses of the key.
+func (m *meter) load(now time.Time) Load {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return Load{InFlight: m.inFlight, Minute: m.minute.slots(now)}
+}
+
+// setOthers counts what other processes use of the key.
+func (m *meter) setOthers(l Load) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.others = l
 }
