@@ -77,8 +77,51 @@ func (s *Source) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			s.lookAround()
+			if !s.away.Load() {
+				s.lookAround()
+			}
 		}
+	}
+}
+
+// Away tells whether the vault can be reached. While it cannot, tokens are
+// handed out as long as they are valid, and nothing is refreshed.
+func (s *Source) Away(away bool) {
+	if !away && s.away.Load() {
+		s.isBack()
+	}
+	s.away.Store(away)
+}
+
+// settleTime is how long nothing is refreshed once the vault is back: a process
+// that got a new pair meanwhile, and whose lease has ended, is to store it
+// before another one sends the token that it replaces.
+const settleTime = 5 * time.Second
+
+// isBack lets everything be stored at once that could not be.
+func (s *Source) isBack() {
+	until := s.now().Add(settleTime)
+	s.settled.Store(&until)
+	for _, a := range s.all() {
+		a.mu.Lock()
+		a.save = backoff{}
+		a.mu.Unlock()
+	}
+}
+
+// settle waits until other processes have stored what they could not.
+func (s *Source) settle() error {
+	until := s.settled.Load()
+	if until == nil || !s.now().Before(*until) {
+		return nil
+	}
+	timer := time.NewTimer(until.Sub(s.now()))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-s.closing:
+		return ErrClosed
 	}
 }
 

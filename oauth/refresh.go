@@ -36,6 +36,9 @@ func (s *Source) refresh(a *account, j *job) error {
 	a.mu.Lock()
 	old := a.cred.Access
 	a.mu.Unlock()
+	if err := s.settle(); err != nil {
+		return err
+	}
 
 	leased, renewed, err := s.lease(a, j, old)
 	if leased {
@@ -70,7 +73,8 @@ func (s *Source) refresh(a *account, j *job) error {
 //
 // A store that takes no writes, such as one on a full disk, has no lease to
 // give. Then the refresh goes on without one if the account could not serve
-// otherwise; ahead of time it does not, since the new pair could not be stored.
+// otherwise, unless NeedsLease; ahead of time it does not, since the new pair
+// could not be stored.
 func (s *Source) lease(a *account, j *job, old secret.String) (leased, renewed bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), leaseWait)
 	defer cancel()
@@ -82,7 +86,7 @@ func (s *Source) lease(a *account, j *job, old secret.String) (leased, renewed b
 			return true, false, nil
 		case errors.Is(err, store.ErrNotFound):
 			return false, false, s.drop(a)
-		case err != nil && !taken && j.task == taskEarly:
+		case err != nil && !taken && (j.task == taskEarly || s.strict):
 			return false, false, s.unreadable(a, j, err)
 		case err != nil && !taken:
 			s.accountLog(a).Error("no lease can be stored; refreshing without one", zap.Error(err))

@@ -4,8 +4,10 @@ package oauth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -77,6 +79,11 @@ type SourceOptions struct {
 	Logger        *zap.Logger          // nil = silent
 	RefreshBefore func() time.Duration // how long before its end a token is refreshed in the background; nil = 10 min
 	Owner         string               // names this process in leases, unlike any other
+	// NeedsLease says that no refresh may go on without a lease, since processes
+	// of other machines use the vault too: what keeps it from giving a lease does
+	// not keep them from refreshing. Otherwise one goes on for an account that
+	// could not serve without it.
+	NeedsLease bool
 	// OnChange is called outside all locks, from several goroutines; nil = nobody.
 	OnChange func(accountID string, e Event)
 }
@@ -94,6 +101,7 @@ type Source struct {
 	log      *zap.Logger
 	before   func() time.Duration
 	owner    string
+	strict   bool // NeedsLease
 	onChange func(string, Event)
 
 	mu       sync.RWMutex // before account.mu, where both are held
@@ -105,6 +113,8 @@ type Source struct {
 		closed bool
 	}
 	closing chan struct{}
+	away    atomic.Bool               // see Away
+	settled atomic.Pointer[time.Time] // see settle
 }
 
 const defaultRefreshBefore = 10 * time.Minute
@@ -113,7 +123,7 @@ const defaultRefreshBefore = 10 * time.Minute
 func NewSource(o SourceOptions) *Source {
 	s := &Source{
 		vault: o.Vault, client: o.Client, now: o.Now, log: o.Logger,
-		before: o.RefreshBefore, owner: o.Owner, onChange: o.OnChange,
+		before: o.RefreshBefore, owner: o.Owner, strict: o.NeedsLease, onChange: o.OnChange,
 		accounts: make(map[string]*account), closing: make(chan struct{}),
 	}
 	if s.now == nil {
@@ -242,9 +252,12 @@ func (s *Source) answer(a *account, w want) (Token, *job, error) {
 		return a.token(), nil, nil
 	}
 	var j *job
-	if a.retry.waiting(now) && !w.byHand {
+	switch {
+	case a.retry.waiting(now) && !w.byHand:
 		err = &BackoffError{Until: a.retry.until, Err: a.retry.err}
-	} else {
+	case s.away.Load():
+		err = &BackoffError{Until: now.Add(awayPause), Err: errAway}
+	default:
 		j, err = s.join(a, taskRefresh)
 	}
 	if err != nil && !w.forced && a.usable(now) {
@@ -252,6 +265,11 @@ func (s *Source) answer(a *account, w want) (Token, *job, error) {
 	}
 	return Token{}, j, err
 }
+
+var errAway = errors.New("the store cannot be reached, and no token is refreshed without it")
+
+// awayPause is when to ask again for a token while the vault is away.
+const awayPause = time.Second
 
 // outcome is the answer after a refresh that ended with err.
 func (s *Source) outcome(a *account, w want, err error) (Token, error) {
