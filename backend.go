@@ -353,8 +353,7 @@ func (rt *runtime) ClearLimits(ctx context.Context, name string) (api.Account, e
 	if err != nil {
 		return api.Account{}, err
 	}
-	rt.pool.ClearLimits(a.ID)
-	if err := rt.store.SaveLimits(ctx, a.ID, nil); err != nil {
+	if err := rt.clearLimits(ctx, a.ID); err != nil {
 		return api.Account{}, err
 	}
 	rt.audit(ctx, "account.clear_limits", name)
@@ -428,6 +427,8 @@ func (rt *runtime) Health(context.Context) (api.Health, error) {
 		h.Status = "no_accounts"
 	case h.Available == 0:
 		h.Status = "limited"
+	case rt.link.away():
+		h.Status = "degraded"
 	default:
 		h.Status = "ok"
 	}

@@ -40,15 +40,19 @@ func limitsByAccount(stored []store.Limit) map[string][]selection.Limit {
 	return out
 }
 
-func limitsToStore(account string, limits []selection.Limit) []store.Limit {
-	out := make([]store.Limit, 0, len(limits))
-	for _, l := range limits {
-		out = append(out, store.Limit{
-			AccountID: account, Scope: l.Scope, Name: l.Name, Cause: string(l.Cause), Header: l.Header,
-			Since: l.Since, Until: l.Until,
-		})
+func changesToStore(changes []selection.LimitChange) []store.LimitChange {
+	out := make([]store.LimitChange, 0, len(changes))
+	for _, c := range changes {
+		out = append(out, store.LimitChange{Was: limitToStore(c.Was), Is: limitToStore(c.Is)})
 	}
 	return out
+}
+
+func limitToStore(l *selection.Limit) *store.Limit {
+	if l == nil {
+		return nil
+	}
+	return &store.Limit{Scope: l.Scope, Name: l.Name, Cause: string(l.Cause), Header: l.Header, Since: l.Since, Until: l.Until}
 }
 
 func windowsByAccount(stored []store.Window) map[string][]selection.Window {
@@ -68,6 +72,22 @@ func windowsToStore(account string, windows []selection.Window) []store.Window {
 		out = append(out, store.Window{
 			AccountID: account, Name: w.Name, Utilization: w.Utilization, Status: w.Status, ResetsAt: w.ResetsAt, SeenAt: w.SeenAt,
 		})
+	}
+	return out
+}
+
+func sessionsFromStore(stored []store.Session) []selection.Session {
+	out := make([]selection.Session, 0, len(stored))
+	for _, s := range stored {
+		out = append(out, selection.Session{Key: s.Key, AccountID: s.AccountID, LastUsed: s.LastUsed})
+	}
+	return out
+}
+
+func sessionsToStore(sessions []selection.Session) []store.Session {
+	out := make([]store.Session, 0, len(sessions))
+	for _, s := range sessions {
+		out = append(out, store.Session{Key: s.Key, AccountID: s.AccountID, LastUsed: s.LastUsed})
 	}
 	return out
 }

@@ -320,7 +320,7 @@ func TestUsageAndCostAreCountedByKey(t *testing.T) {
 	if n := counted(t, metrics.keyTokens.WithLabelValues(name, "output")); n != 64 {
 		t.Errorf("metrics count %v output tokens", n)
 	}
-	if err := r.app.runtime.saveSessions(t.Context()); err != nil {
+	if err := r.app.runtime.saveUse(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	stored, err := r.app.runtime.store.Keys(t.Context())

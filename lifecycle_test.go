@@ -100,6 +100,12 @@ func (p *process) command(args ...string) *exec.Cmd {
 func (p *process) start(config string) {
 	p.t.Helper()
 	p.begin(config)
+	p.answers()
+}
+
+// answers waits until the process does.
+func (p *process) answers() {
+	p.t.Helper()
 	p.waitFor("Caddy answers", func() bool {
 		select {
 		case err := <-p.exited:

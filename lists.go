@@ -299,7 +299,7 @@ func (l *list) show(items, more []listItem) ([]listItem, error) {
 			ids = append(ids, item.id)
 		}
 		var err error
-		if owned, err = l.p.rt.store.Resources(l.p.ctx, ids); err != nil {
+		if owned, err = l.p.rt.ownersOf(l.p.ctx, ids); err != nil {
 			return nil, l.p.refuseLookup(err)
 		}
 	}
@@ -434,7 +434,7 @@ func (l *list) accountOf(cursor string) (int, error) {
 	}
 	p := l.p
 	owner, known := p.rt.cursors.get(cursor, p.start)
-	r, err := p.rt.store.Resource(p.ctx, cursor)
+	r, err := p.rt.ownerOf(p.ctx, cursor)
 	switch {
 	case err == nil && !p.mayUse(r), err != nil && p.who.Key != nil:
 		return 0, refuseUnknownID

@@ -324,29 +324,6 @@ func (rt *runtime) RevokeKey(ctx context.Context, name string) error {
 	return rt.reloadKeys(context.WithoutCancel(ctx))
 }
 
-// spentByKey sums up what each key has spent in its running period, by id.
-func (rt *runtime) spentByKey(ctx context.Context, keys []store.Key) (map[string]float64, error) {
-	spent := make(map[string]float64)
-	now := rt.now()
-	byPeriod := make(map[string]map[string]float64)
-	for _, k := range keys {
-		if k.BudgetUSD == nil {
-			continue
-		}
-		sums, ok := byPeriod[k.BudgetPeriod]
-		if !ok {
-			start, _ := access.Period(k.BudgetPeriod, now)
-			var err error
-			if sums, err = rt.store.KeySpend(ctx, start); err != nil {
-				return nil, err
-			}
-			byPeriod[k.BudgetPeriod] = sums
-		}
-		spent[k.ID] = sums[k.Name]
-	}
-	return spent, nil
-}
-
 // maxAudits bounds one answer.
 const maxAudits = 10_000
 

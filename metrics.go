@@ -113,7 +113,7 @@ func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	for _, l := range rt.pool.Snapshot() {
-		gauge(descInFlight, float64(l.InFlight), l.Name)
+		gauge(descInFlight, float64(l.InFlight-l.Elsewhere), l.Name)
 		gauge(descAvailable, float64(truth(l.Status == api.StatusAvailable || l.Status == api.StatusBusy)), l.Name)
 		for _, w := range l.Windows {
 			if w.Utilization >= 0 {

@@ -56,19 +56,18 @@ func (rt *runtime) callSubscribers(ctx context.Context) {
 	}
 }
 
-// tellNotices logs what became of accounts, tells the subscribers, and stores
-// states that must survive a restart.
-func (rt *runtime) tellNotices(ctx context.Context) {
+// tellNotices logs what became of accounts and tells the subscribers.
+func (rt *runtime) tellNotices() {
 	notices := rt.pool.TakeNotices()
 	for _, n := range notices {
-		rt.tellNotice(ctx, n)
+		rt.tellNotice(n)
 	}
 	if len(notices) > 0 {
 		rt.feed.accountsChanged()
 	}
 }
 
-func (rt *runtime) tellNotice(ctx context.Context, n selection.Notice) {
+func (rt *runtime) tellNotice(n selection.Notice) {
 	log := rt.logger().With(zap.String("account", n.Account), zap.String("reason", n.Reason))
 	data := map[string]any{"account": n.Account, "reason": n.Reason}
 	switch n.Status {
@@ -81,20 +80,11 @@ func (rt *runtime) tellNotice(ctx context.Context, n selection.Notice) {
 		rt.emit(eventLimited, data)
 	case api.StatusNeedsLogin:
 		log.Error("account needs a new login: run caddy claude-balancer login " + shellWord(n.Account))
-		rt.storeState(ctx, n)
 		rt.emit(eventNeedsLogin, data)
 	case api.StatusDisabled:
 		log.Error("account is disabled by the provider; to try it again: caddy claude-balancer clear-limits " + shellWord(n.Account))
-		rt.storeState(ctx, n)
 	default:
 		log.Info("account is " + string(n.Status))
-	}
-}
-
-// storeState keeps a state that the pool found out by itself.
-func (rt *runtime) storeState(ctx context.Context, n selection.Notice) {
-	if err := rt.store.SetState(ctx, n.AccountID, -1, n.Status, n.StateReason); err != nil {
-		rt.logger().Error("storing an account's state", zap.String("account", n.Account), zap.Error(err))
 	}
 }
 

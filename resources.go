@@ -37,7 +37,7 @@ func (p *pass) findOwner() (refused *refusal) {
 }
 
 func (p *pass) ownerOfPath() *refusal {
-	r, err := p.rt.store.Resource(p.ctx, p.target.ID)
+	r, err := p.rt.ownerOf(p.ctx, p.target.ID)
 	switch {
 	case err == nil && !p.mayUse(r):
 		return refuseUnknownID
@@ -57,7 +57,9 @@ func (p *pass) refuseLookup(err error) *refusal {
 		p.outcome = api.OutcomeClientGone
 		return &refusal{status: statusClientGone}
 	}
-	p.log.Error("looking up who owns a resource", zap.Error(err))
+	if !errors.Is(err, errAway) { // which the log has been told
+		p.log.Error("looking up who owns a resource", zap.Error(err))
+	}
 	return &refusal{status: http.StatusServiceUnavailable, typ: typeAPI, retryAfter: overloadWait,
 		message: "The balancer cannot look up now which account has this resource. Try again in a few seconds."}
 }
@@ -95,7 +97,7 @@ func (p *pass) ownerOfBody() *refusal {
 	if len(p.mentions) == 0 {
 		return nil
 	}
-	owned, err := p.rt.store.Resources(p.ctx, p.mentions)
+	owned, err := p.rt.ownersOf(p.ctx, p.mentions)
 	if err != nil {
 		return p.refuseLookup(err)
 	}
@@ -174,16 +176,103 @@ func (s *streamWriter) rememberOwner() {
 // own keeps that the answering account owns the resource.
 func (p *pass) own(id string) {
 	r := store.Resource{ID: id, AccountID: p.answer.ticket.ID, ClientKey: p.want.Client, CreatedAt: p.now()}
+	p.rt.owners.add(id, r, p.start)
+	if p.rt.link.away() {
+		p.rt.unsaved.add(r)
+		return
+	}
 	// The client may be gone by now; what it made still has an owner.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), resourceWait)
 	defer cancel()
 	if err := p.rt.store.SaveResource(ctx, r); err != nil {
 		p.log.Error("remembering who owns a resource", zap.String("account", p.answer.ticket.Name), zap.Error(err))
+		p.rt.unsaved.add(r)
 	}
 }
 
 // resourceWait bounds the write that remembers an owner.
 const resourceWait = 5 * time.Second
+
+// ownersOf returns the owners of those ids that are known. Whose a resource is
+// does not change, so that the store is asked once in a while only.
+func (rt *runtime) ownersOf(ctx context.Context, ids []string) (map[string]store.Resource, error) {
+	now := rt.now()
+	found, missing := make(map[string]store.Resource, len(ids)), []string(nil)
+	for _, id := range ids {
+		if r, ok := rt.owners.get(id, now); ok && rt.pool.NameOf(r.AccountID) != "" {
+			found[id] = r
+		} else {
+			missing = append(missing, id)
+		}
+	}
+	if len(missing) == 0 {
+		return found, nil
+	}
+	if rt.link.away() {
+		return nil, errAway
+	}
+	stored, err := rt.store.Resources(ctx, missing)
+	if err != nil {
+		return nil, err
+	}
+	for id, r := range stored {
+		rt.owners.add(id, r, now)
+		found[id] = r
+	}
+	return found, nil
+}
+
+func (rt *runtime) ownerOf(ctx context.Context, id string) (store.Resource, error) {
+	found, err := rt.ownersOf(ctx, []string{id})
+	if err != nil {
+		return store.Resource{}, err
+	}
+	r, ok := found[id]
+	if !ok {
+		return store.Resource{}, store.ErrNotFound
+	}
+	return r, nil
+}
+
+// unsavedOwners are owners that could not be stored.
+type unsavedOwners struct {
+	mu   sync.Mutex
+	list []store.Resource
+}
+
+// maxUnsavedOwners bounds them; the oldest are kept.
+const maxUnsavedOwners = 10_000
+
+func (u *unsavedOwners) add(r store.Resource) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.list) < maxUnsavedOwners {
+		u.list = append(u.list, r)
+	}
+}
+
+func (u *unsavedOwners) take() (list []store.Resource) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	list, u.list = u.list, nil
+	return list
+}
+
+// saveOwners stores what could not be stored.
+func (rt *runtime) saveOwners(ctx context.Context) error {
+	var failed error
+	for _, r := range rt.unsaved.take() {
+		err := failed
+		if err == nil {
+			err = rt.store.SaveResource(ctx, r)
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) { // else its account is gone
+			rt.unsaved.add(r)
+			failed = err
+		}
+	}
+	return failed
+}
 
 // recent remembers something of ids for a while.
 type recent[V any] struct {

@@ -54,24 +54,27 @@ type runtime struct {
 	lookups   chan struct{} // holds one for each token that is being looked up
 	prices    atomic.Pointer[anthropic.Prices]
 	feed      feed
+	owners    recent[store.Resource]
+	unsaved   unsavedOwners
 	unknown   recent[struct{}] // ids that no account knows, by who asked
 	cursors   recent[string]   // accounts of list items
 	warnings  limiter          // of failovers in the log
 	exhausted limiter          // of requests that found no account
 	emissions chan emission
+	exchange  exchange
+	link      link
 
-	loading sync.Mutex // makes reading accounts and keys and taking them over one step
-	stop    context.CancelFunc
-	running sync.WaitGroup
+	loading  sync.Mutex // makes reading accounts and keys and taking them over one step
+	spending spending   // guarded by loading
+	stop     context.CancelFunc
+	running  sync.WaitGroup
 }
 
 // Times of the runtime's work beside the requests.
 const (
-	openTimeout   = 30 * time.Second
-	closeTimeout  = 30 * time.Second // a refresh that was sent takes 20 s at most
-	changesEvery  = 500 * time.Millisecond
-	sessionsEvery = 10 * time.Second
-	pruneEvery    = 2 * time.Second
+	openTimeout  = 30 * time.Second
+	closeTimeout = 30 * time.Second // a refresh that was sent takes 20 s at most
+	pruneEvery   = 2 * time.Second
 )
 
 func newRuntime(at location) *runtime {
@@ -166,6 +169,7 @@ func (rt *runtime) open(ctx context.Context, a *App, sealer *store.Sealer) error
 	var seed [8]byte
 	_, _ = rand.Read(seed[:]) // never fails
 	rt.store, rt.sealer = s, sealer
+	rt.exchange.node = hex.EncodeToString(seed[:])
 	rt.pool = selection.New(rt.now, binary.LittleEndian.Uint64(seed[:]))
 	rt.pool.SetPlans(a.plans)
 	rt.keys = access.NewKeyring(rt.now)
@@ -181,7 +185,8 @@ func (rt *runtime) open(ctx context.Context, a *App, sealer *store.Sealer) error
 		Now:           rt.now,
 		Logger:        a.logger.Named("oauth"),
 		RefreshBefore: func() time.Duration { return rt.app.Load().refreshBefore() },
-		Owner:         hex.EncodeToString(seed[:]),
+		Owner:         rt.exchange.node,
+		NeedsLease:    s.Remote(),
 		OnChange:      rt.tokenChanged,
 	})
 	rt.app.Store(a)
@@ -220,52 +225,45 @@ func (t withReplacer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.RoundTripper.RoundTrip(r.WithContext(ctx))
 }
 
-// restore reads everything the pool starts with.
-func (rt *runtime) restore(ctx context.Context) error {
-	if err := rt.reload(ctx); err != nil {
-		return err
-	}
-	limits, err := rt.store.Limits(ctx)
-	if err != nil {
-		return err
-	}
-	windows, err := rt.store.Windows(ctx)
-	if err != nil {
-		return err
-	}
-	rt.pool.Restore(limitsByAccount(limits), windowsByAccount(windows))
-
-	sessions, err := rt.store.Sessions(ctx, rt.now().Add(-selection.SessionsKept), selection.MaxSessions)
-	if err != nil {
-		return err
-	}
-	places := make([]selection.Session, 0, len(sessions))
-	for _, s := range sessions {
-		places = append(places, selection.Session{Key: s.Key, AccountID: s.AccountID, LastUsed: s.LastUsed})
-	}
-	rt.pool.RestoreSessions(places)
-	return nil
-}
-
 // reload takes over accounts and keys as they are stored now. Of two that run
 // at once, the later reader must also be the later one to take over: else what
 // was removed or revoked in between would come back.
 func (rt *runtime) reload(ctx context.Context) error {
+	if err := rt.reloadAccounts(ctx); err != nil {
+		return err
+	}
+	return rt.reloadKeys(ctx)
+}
+
+// reloadAccounts is reload for the accounts alone.
+func (rt *runtime) reloadAccounts(ctx context.Context) error {
 	rt.loading.Lock()
 	defer rt.loading.Unlock()
 	accounts, err := rt.store.Accounts(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		rt.syncAccounts(accounts)
 	}
-	rt.syncAccounts(accounts)
-	return rt.loadKeys(ctx)
+	return err
 }
 
 // reloadKeys is reload for the keys alone.
 func (rt *runtime) reloadKeys(ctx context.Context) error {
 	rt.loading.Lock()
 	defer rt.loading.Unlock()
-	return rt.loadKeys(ctx)
+	keys, err := rt.store.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	tokens, err := rt.store.Tokens(ctx)
+	if err != nil {
+		return err
+	}
+	rt.spending.keys(keys)
+	spent, err := rt.spending.read(ctx, rt.store, rt.now())
+	if err == nil {
+		rt.keys.Sync(keys, tokens, spent)
+	}
+	return err
 }
 
 func (rt *runtime) syncAccounts(accounts []store.Account) {
@@ -285,34 +283,17 @@ func (rt *runtime) syncAccounts(accounts []store.Account) {
 	rt.feed.accountsChanged()
 }
 
-func (rt *runtime) loadKeys(ctx context.Context) error {
-	keys, err := rt.store.Keys(ctx)
-	if err != nil {
-		return err
-	}
-	tokens, err := rt.store.Tokens(ctx)
-	if err != nil {
-		return err
-	}
-	spent, err := rt.spentByKey(ctx, keys)
-	if err != nil {
-		return err
-	}
-	rt.keys.Sync(keys, tokens, spent)
-	return nil
-}
-
 // run starts the work beside the requests.
 func (rt *runtime) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	rt.stop = cancel
-	for _, work := range []func(context.Context){rt.tokens.Run, rt.persistLimits, rt.watchChanges, rt.keepHistory, rt.persistSessions, rt.watchLoad, rt.callSubscribers} {
+	for _, work := range []func(context.Context){rt.tokens.Run, rt.watchStore, rt.exchangeAll, rt.keepHistory, rt.watchLoad, rt.callSubscribers} {
 		rt.running.Go(func() { work(ctx) })
 	}
 }
 
-// every calls f until ctx ends; failures are logged, and the next call tries
-// again.
+// every calls f until ctx ends, but not while the store is away; failures are
+// logged, and the next call tries again.
 func (rt *runtime) every(ctx context.Context, pause time.Duration, what string, f func(context.Context) error) {
 	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
@@ -322,93 +303,13 @@ func (rt *runtime) every(ctx context.Context, pause time.Duration, what string, 
 			return
 		case <-ticker.C:
 		}
+		if rt.link.away() {
+			continue
+		}
 		if err := f(ctx); err != nil && ctx.Err() == nil {
 			rt.logger().Error(what, zap.Error(err))
 		}
 	}
-}
-
-// watchChanges takes over what other processes wrote.
-func (rt *runtime) watchChanges(ctx context.Context) {
-	ticker := time.NewTicker(changesEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		case <-rt.store.Notified():
-		}
-		if err := rt.takeChanges(ctx); err != nil && ctx.Err() == nil {
-			rt.logger().Error("reading what another process changed", zap.Error(err))
-		}
-	}
-}
-
-func (rt *runtime) takeChanges(ctx context.Context) error {
-	changed, err := rt.store.Changed(ctx)
-	if err != nil || changed&(store.ChangedAccounts|store.ChangedKeys|store.ChangedUsage) == 0 {
-		return err
-	}
-	return rt.reload(ctx)
-}
-
-// persistLimits stores limits at once and windows every few seconds, and tells
-// what became of accounts.
-func (rt *runtime) persistLimits(ctx context.Context) {
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		case <-rt.pool.Changed():
-		}
-		rt.tellNotices(ctx)
-		if err := rt.saveLimits(ctx); err != nil && ctx.Err() == nil {
-			rt.logger().Error("storing limits", zap.Error(err))
-		}
-	}
-}
-
-func (rt *runtime) saveLimits(ctx context.Context) error {
-	var failed error
-	for _, d := range rt.pool.TakeDirty() {
-		var err error
-		if d.HasLimits {
-			err = rt.store.SaveLimits(ctx, d.AccountID, limitsToStore(d.AccountID, d.Limits))
-		}
-		if d.Windows != nil {
-			err = errors.Join(err, rt.store.SaveWindows(ctx, windowsToStore(d.AccountID, d.Windows)))
-		}
-		if err != nil && !errors.Is(err, store.ErrNotFound) { // else the account is gone
-			rt.pool.NotSaved(d)
-			failed = errors.Join(failed, err)
-		}
-	}
-	return failed
-}
-
-func (rt *runtime) persistSessions(ctx context.Context) {
-	rt.every(ctx, sessionsEvery, "storing sessions", rt.saveSessions)
-}
-
-func (rt *runtime) saveSessions(ctx context.Context) error {
-	changed := rt.pool.TakeChangedSessions()
-	if len(changed) > 0 {
-		sessions := make([]store.Session, 0, len(changed))
-		for _, s := range changed {
-			sessions = append(sessions, store.Session{Key: s.Key, AccountID: s.AccountID, LastUsed: s.LastUsed})
-		}
-		if err := rt.store.SaveSessions(ctx, sessions); err != nil {
-			return err
-		}
-	}
-	if used := rt.keys.Used(); len(used) > 0 {
-		return rt.store.TouchKeys(ctx, used)
-	}
-	return nil
 }
 
 // keepHistory deletes what is older or more than the settings keep.
@@ -427,6 +328,8 @@ func (rt *runtime) keepHistory(ctx context.Context) {
 			err := errors.Join(
 				rt.store.PruneAudit(ctx, now.Add(-auditKept)),
 				rt.store.RemoveSessions(ctx, now.Add(-selection.SessionsKept)),
+				rt.store.PruneLimits(ctx, now.Add(-clocksDiffer)),
+				rt.store.RemoveNodes(ctx, triesCount),
 			)
 			if err != nil {
 				return err
@@ -455,7 +358,7 @@ func (rt *runtime) close() {
 		rt.recorder.Close(ctx),
 	)
 	rt.running.Wait()
-	err = errors.Join(err, rt.saveLimits(ctx), rt.saveSessions(ctx), rt.store.Close())
+	err = errors.Join(err, rt.leaveFleet(ctx), rt.store.Close())
 	if err != nil {
 		rt.logger().Error("closing the store", zap.String("store", rt.at.name), zap.Error(err))
 	}

@@ -140,11 +140,11 @@ func (p *Pool) NotSaved(d Dirty) {
 	}
 }
 
-// TakeOverLimits takes over all limits as they are stored, by account. Call it
-// after storing what is dirty. A limit that another process has set or ended
-// since is set or ended here, except where this one has found out something
-// else meanwhile: of two limits then the one that ends later holds, and a limit
-// that was set here after another was ended elsewhere stays.
+// TakeOverLimits takes over all limits as they are stored, by account. A limit
+// that another process has set or ended since is set or ended here, except where
+// this one has found out something else that is not stored yet: of two limits
+// then the one that ends later holds, and a limit that was set here while another
+// was ended elsewhere stays.
 func (p *Pool) TakeOverLimits(limits map[string][]Limit) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -302,9 +302,9 @@ func (p *Pool) SessionsNotSaved(sessions []Session) {
 	}
 }
 
-// TakeOverSessions takes over sessions as they are stored, in the order in which
-// they were. Call it after storing those that changed. How long a session is
-// kept from its last use is for the request that asks for it to say.
+// TakeOverSessions takes over sessions in the order in which they were stored.
+// How long a session is kept from its last use is for the request that asks for
+// it to say.
 func (p *Pool) TakeOverSessions(stored []Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

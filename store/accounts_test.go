@@ -116,7 +116,7 @@ func testARemovedAccountLeavesItsHistory(t *testing.T, db testDB) {
 	first, again := account("work"), account("work")
 	again.ID = "id-again"
 	must(t, s.AddAccount(t.Context(), first))
-	must(t, s.SaveLimits(t.Context(), first.ID, []Limit{{AccountID: first.ID, Scope: api.ScopeAccount, Cause: "x"}}))
+	must(t, s.ChangeLimits(t.Context(), first.ID, []LimitChange{{Is: &Limit{Scope: api.ScopeAccount, Cause: "x"}}}))
 	must(t, s.SaveWindows(t.Context(), []Window{{AccountID: first.ID, Name: "5h", SeenAt: start}}))
 	must(t, s.SaveSessions(t.Context(), []Session{{Key: "s", AccountID: first.ID, LastUsed: start}}))
 	must(t, s.SaveResource(t.Context(), Resource{ID: "file_1", AccountID: first.ID}))
@@ -124,7 +124,7 @@ func testARemovedAccountLeavesItsHistory(t *testing.T, db testDB) {
 	must(t, s.RemoveAccount(t.Context(), first.ID))
 
 	if n := len(got(s.Limits(t.Context()))(t)) + len(got(s.Windows(t.Context()))(t)) +
-		len(got(s.Sessions(t.Context(), time.Time{}, 10))(t)); n != 0 {
+		len(sessions(t, s, time.Time{}, 10)); n != 0 {
 		t.Errorf("%d of its limits, windows and sessions are left", n)
 	}
 	if _, err := s.Resource(t.Context(), "file_1"); !errors.Is(err, ErrNotFound) {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 )
@@ -130,12 +131,18 @@ func (s *Store) TouchKeys(ctx context.Context, used map[string]time.Time) error 
 // the given time (rounded down to the hour), at most a month ago. Clearing or
 // pruning the history does not change it.
 func (s *Store) KeySpend(ctx context.Context, since time.Time) (map[string]float64, error) {
+	return s.KeySpendBetween(ctx, since, time.UnixMilli(math.MaxInt64))
+}
+
+// KeySpendBetween is KeySpend up to the hour of a time, that one left out.
+func (s *Store) KeySpendBetween(ctx context.Context, since, until time.Time) (map[string]float64, error) {
 	type spend struct {
 		name string
 		cost float64
 	}
 	all, err := collect(ctx, s.reader, func(r *sql.Rows, one *spend) error { return r.Scan(&one.name, &one.cost) },
-		`SELECT name, SUM(cost_usd) FROM key_spend WHERE hour >= ? GROUP BY name`, hourOf(since.UnixMilli()))
+		`SELECT name, SUM(cost_usd) FROM key_spend WHERE hour >= ? AND hour < ? GROUP BY name`,
+		hourOf(since.UnixMilli()), hourOf(until.UnixMilli()))
 	if err != nil {
 		return nil, fmt.Errorf("read spending of client keys: %w", err)
 	}

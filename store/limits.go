@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Limits returns the limits of all accounts.
@@ -22,33 +23,66 @@ func (s *Store) Limits(ctx context.Context) ([]Limit, error) {
 	return limits, nil
 }
 
-// SaveLimits replaces the limits of an account. ErrNotFound means that the
-// account is gone.
-func (s *Store) SaveLimits(ctx context.Context, accountID string, limits []Limit) error {
+// LimitChange is what became of the limit of one scope and name.
+type LimitChange struct {
+	Was *Limit // the stored one that the change was made from; nil = there was none
+	Is  *Limit // nil = it has ended
+}
+
+// ChangeLimits applies changes of an account's limits. Where the stored limit is
+// not the one that a change was made from, another process has changed it too:
+// then a new limit goes over it if it ends later, and it does not end.
+// ErrNotFound means that the account is gone.
+func (s *Store) ChangeLimits(ctx context.Context, accountID string, changes []LimitChange) error {
 	err := s.write(ctx, ChangedLimits, func(ctx context.Context, tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `SELECT 1 FROM accounts WHERE id = ?`+s.engine.lock(), accountID); err != nil {
-			return err
+		var there int
+		if err := tx.QueryRowContext(ctx, `SELECT 1 FROM accounts WHERE id = ?`+s.engine.lock(), accountID).Scan(&there); err != nil {
+			return notFound(err)
 		}
-		if _, err := tx.ExecContext(ctx, `DELETE FROM limits WHERE account_id = ?`, accountID); err != nil {
-			return err
-		}
-		for _, l := range limits {
-			n, err := execTx(ctx, tx, `INSERT INTO limits (account_id, scope, name, cause, header, since, until)
-				SELECT id, ?, ?, ?, ?, ?, ? FROM accounts WHERE id = ?
-				ON CONFLICT (account_id, scope, name) DO UPDATE SET
-				cause = excluded.cause, header = excluded.header, since = excluded.since, until = excluded.until`,
-				l.Scope, l.Name, l.Cause, l.Header, toMillis(l.Since), toMillis(l.Until), accountID)
-			if err == nil && n == 0 {
-				err = ErrNotFound
-			}
-			if err != nil {
+		for _, c := range changes {
+			if err := changeLimit(ctx, tx, accountID, c); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("save limits of account %s: %w", accountID, err)
+		return fmt.Errorf("change limits of account %s: %w", accountID, err)
+	}
+	return nil
+}
+
+func changeLimit(ctx context.Context, tx *sql.Tx, accountID string, c LimitChange) error {
+	var was Limit
+	if c.Was != nil {
+		was = *c.Was
+	}
+	if c.Is == nil {
+		_, err := tx.ExecContext(ctx, `DELETE FROM limits WHERE account_id = ? AND scope = ? AND name = ?
+			AND cause = ? AND since = ? AND until = ?`, accountID, was.Scope, was.Name, was.Cause, was.Since.UnixMilli(), was.Until.UnixMilli())
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO limits (account_id, scope, name, cause, header, since, until) VALUES (?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (account_id, scope, name) DO UPDATE SET
+		cause = excluded.cause, header = excluded.header, since = excluded.since, until = excluded.until
+		WHERE limits.until < excluded.until OR limits.cause = ? AND limits.since = ? AND limits.until = ?`,
+		accountID, c.Is.Scope, c.Is.Name, c.Is.Cause, c.Is.Header, c.Is.Since.UnixMilli(), c.Is.Until.UnixMilli(),
+		was.Cause, was.Since.UnixMilli(), was.Until.UnixMilli())
+	return err
+}
+
+// ClearLimits ends all limits of an account.
+func (s *Store) ClearLimits(ctx context.Context, accountID string) error {
+	if _, err := s.exec(ctx, ChangedLimits, `DELETE FROM limits WHERE account_id = ?`, accountID); err != nil {
+		return fmt.Errorf("clear limits of account %s: %w", accountID, err)
+	}
+	return nil
+}
+
+// PruneLimits removes limits that ended before the given time.
+func (s *Store) PruneLimits(ctx context.Context, before time.Time) error {
+	if _, err := s.exec(ctx, 0, `DELETE FROM limits WHERE until < ?`, before.UnixMilli()); err != nil {
+		return fmt.Errorf("remove old limits: %w", err)
 	}
 	return nil
 }

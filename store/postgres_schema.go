@@ -15,6 +15,9 @@ import (
 //go:embed schema/postgres/0001.sql
 var postgresTables string
 
+//go:embed schema/postgres/0002.sql
+var postgresExchange string
+
 // postgresMigration leads to the version of its index plus one. During a
 // rolling upgrade nodes of the version before go on using the migrated schema:
 // a migration adds, and takes away only what the version before did not use any
@@ -26,6 +29,7 @@ type postgresMigration struct {
 
 var postgresMigrations = []postgresMigration{
 	{postgresTables, 1},
+	{postgresExchange, 1},
 }
 
 // migrateTimeout bounds the wait for another node that migrates, and the work.

@@ -10,30 +10,51 @@ import (
 	"github.com/claude-balancer/claude-balancer/api"
 )
 
-func TestLimitsAreReplacedAsASet(t *testing.T) { onEachEngine(t, testLimitsAreReplacedAsASet) }
+func TestALimitIsChangedOnlyFromTheOneThatIsStored(t *testing.T) {
+	onEachEngine(t, testALimitIsChangedOnlyFromTheOneThatIsStored)
+}
 
-func testLimitsAreReplacedAsASet(t *testing.T, db testDB) {
+func testALimitIsChangedOnlyFromTheOneThatIsStored(t *testing.T, db testDB) {
 	s := db.open(t)
 	must(t, s.AddAccount(t.Context(), account("a")))
 	must(t, s.AddAccount(t.Context(), account("b")))
-	limit := func(id, scope, name string) Limit {
-		return Limit{AccountID: id, Scope: scope, Name: name, Cause: "rate_limit", Header: "retry-after",
-			Since: start.Local(), Until: start.Add(time.Minute).Local()}
+	limit := func(id, name string, minutes time.Duration) *Limit {
+		return &Limit{AccountID: id, Scope: api.ScopeFamily, Name: name, Cause: "burst", Header: "retry-after",
+			Since: start.Local(), Until: start.Add(minutes * time.Minute).Local()}
 	}
-	other := limit("id-b", api.ScopeAccount, "")
-	must(t, s.SaveLimits(t.Context(), "id-b", []Limit{other}))
-	must(t, s.SaveLimits(t.Context(), "id-a", []Limit{limit("id-a", api.ScopeAccount, ""), limit("id-a", api.ScopeFamily, "opus")}))
-	last := limit("id-a", api.ScopeModel, "claude-x")
-	must(t, s.SaveLimits(t.Context(), "id-a", []Limit{last, last}))
-	if have := got(s.Limits(t.Context()))(t); !reflect.DeepEqual(have, []Limit{last, other}) {
-		t.Errorf("got %+v", have)
+	first, longer, shorter := limit("id-a", "opus", 10), limit("id-a", "opus", 20), limit("id-a", "opus", 5)
+	other, elsewhere := limit("id-a", "haiku", 1), limit("id-b", "opus", 1)
+	must(t, s.ChangeLimits(t.Context(), "id-b", []LimitChange{{Is: elsewhere}}))
+	for i, step := range []struct {
+		changes []LimitChange
+		want    []Limit
+	}{
+		{[]LimitChange{{Is: first}, {Is: other}}, []Limit{*other, *first}},
+		{[]LimitChange{{Is: shorter}}, []Limit{*other, *first}},
+		{[]LimitChange{{Was: longer}}, []Limit{*other, *first}},
+		{[]LimitChange{{Was: longer, Is: shorter}}, []Limit{*other, *first}},
+		{[]LimitChange{{Was: first, Is: shorter}}, []Limit{*other, *shorter}},
+		{[]LimitChange{{Was: first, Is: longer}}, []Limit{*other, *longer}},
+		{[]LimitChange{{Was: longer}, {Was: other}}, nil},
+		{[]LimitChange{{Was: longer}}, nil},
+	} {
+		must(t, s.ChangeLimits(t.Context(), "id-a", step.changes))
+		if have := got(s.Limits(t.Context()))(t); !reflect.DeepEqual(have, append(step.want, *elsewhere)) {
+			t.Errorf("step %d: got %+v", i, have)
+		}
 	}
-	must(t, s.SaveLimits(t.Context(), "id-a", nil))
-	if have := got(s.Limits(t.Context()))(t); !reflect.DeepEqual(have, []Limit{other}) {
-		t.Errorf("got %+v", have)
-	}
-	if err := s.SaveLimits(t.Context(), "gone", []Limit{last}); !errors.Is(err, ErrNotFound) {
+	if err := s.ChangeLimits(t.Context(), "gone", []LimitChange{{Is: first}}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("an account that is gone: %v", err)
+	}
+	must(t, s.ChangeLimits(t.Context(), "id-a", []LimitChange{{Is: first}}))
+	must(t, s.ClearLimits(t.Context(), "id-b"))
+	must(t, s.PruneLimits(t.Context(), first.Until))
+	if have := got(s.Limits(t.Context()))(t); !reflect.DeepEqual(have, []Limit{*first}) {
+		t.Errorf("cleared and pruned: %+v", have)
+	}
+	must(t, s.PruneLimits(t.Context(), first.Until.Add(time.Second)))
+	if have := got(s.Limits(t.Context()))(t); len(have) != 0 {
+		t.Errorf("pruned: %+v", have)
 	}
 }
 
@@ -65,12 +86,12 @@ func testSessionsMoveAndExpire(t *testing.T, db testDB) {
 	must(t, s.SaveSessions(t.Context(), []Session{
 		session("x", "id-a", time.Hour), session("y", "id-a", time.Minute), session("z", "id-a", 0), session("w", "gone", 0)}))
 	must(t, s.SaveSessions(t.Context(), []Session{session("x", "id-b", time.Second)}))
-	have := got(s.Sessions(t.Context(), start.Add(-time.Minute), 2))(t)
+	have := sessions(t, s, start.Add(-time.Minute), 2)
 	if want := []Session{session("z", "id-a", 0), session("x", "id-b", time.Second)}; !reflect.DeepEqual(have, want) {
 		t.Errorf("got %+v", have)
 	}
 	must(t, s.RemoveSessions(t.Context(), start.Add(-time.Second)))
-	if have := got(s.Sessions(t.Context(), time.Time{}, 10))(t); len(have) != 2 {
+	if have := sessions(t, s, time.Time{}, 10); len(have) != 2 {
 		t.Errorf("left are %+v", have)
 	}
 }

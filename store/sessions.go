@@ -7,22 +7,54 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
 )
 
 // Sessions returns at most limit sessions that were used since the given time,
-// the newest first.
-func (s *Store) Sessions(ctx context.Context, since time.Time, limit int) ([]Session, error) {
-	sessions, err := collect(ctx, s.reader, func(r *sql.Rows, one *Session) error {
-		return r.Scan(&one.Key, &one.AccountID, millis{&one.LastUsed})
-	}, `SELECT session_key, account_id, last_used FROM sessions WHERE last_used >= ? ORDER BY last_used DESC LIMIT ?`,
+// the newest first, and the revision to read on from.
+func (s *Store) Sessions(ctx context.Context, since time.Time, limit int) ([]Session, int64, error) {
+	// First the revision: what is written in between is then read twice.
+	var revision int64
+	if err := s.reader.scan(ctx, []any{&revision}, `SELECT value FROM counters WHERE name = ?`, counterSessions); err != nil {
+		return nil, 0, fmt.Errorf("read sessions: %w", err)
+	}
+	sessions, err := collect(ctx, s.reader, scanSession(nil),
+		`SELECT session_key, account_id, last_used, revision FROM sessions WHERE last_used >= ? ORDER BY last_used DESC LIMIT ?`,
 		since.UnixMilli(), limit)
 	if err != nil {
-		return nil, fmt.Errorf("read sessions: %w", err)
+		return nil, 0, fmt.Errorf("read sessions: %w", err)
 	}
-	return sessions, nil
+	return sessions, revision, nil
+}
+
+// counterSessions numbers the batches of sessions that are saved.
+const counterSessions = "sessions"
+
+// SessionsAfter returns sessions that were saved after the revision, in the
+// order in which they were, and the revision to read on from. It ends behind
+// limit sessions, or as many more as were saved at once.
+func (s *Store) SessionsAfter(ctx context.Context, revision int64, limit int) ([]Session, int64, error) {
+	sessions, err := collect(ctx, s.reader, scanSession(&revision),
+		`SELECT session_key, account_id, last_used, revision FROM sessions WHERE revision > ? AND revision <= COALESCE(
+			(SELECT revision FROM sessions WHERE revision > ? ORDER BY revision LIMIT 1 OFFSET ?), ?) ORDER BY revision`,
+		revision, revision, limit-1, int64(math.MaxInt64))
+	if err != nil {
+		return nil, 0, fmt.Errorf("read sessions: %w", err)
+	}
+	return sessions, revision, nil
+}
+
+func scanSession(last *int64) func(*sql.Rows, *Session) error {
+	var unused int64
+	if last == nil {
+		last = &unused
+	}
+	return func(r *sql.Rows, one *Session) error {
+		return r.Scan(&one.Key, &one.AccountID, millis{&one.LastUsed}, last)
+	}
 }
 
 // SaveSessions stores sessions over what was stored of them. Those of accounts
@@ -35,11 +67,19 @@ func (s *Store) SaveSessions(ctx context.Context, sessions []Session) error {
 		return strings.Compare(a.Key, b.Key)
 	})
 	err := s.write(ctx, ChangedSessions, func(ctx context.Context, tx *sql.Tx) error {
+		// The counter is locked until the end: of two processes that save sessions,
+		// the one with the higher revision is the later one.
+		var revision int64
+		if err := tx.QueryRowContext(ctx, `UPDATE counters SET value = value + 1 WHERE name = ? RETURNING value`,
+			counterSessions).Scan(&revision); err != nil {
+			return err
+		}
 		for _, one := range sessions {
-			if _, err := tx.ExecContext(ctx, `INSERT INTO sessions (session_key, account_id, last_used)
-				SELECT ?, id, ? FROM accounts WHERE id = ?
-				ON CONFLICT (session_key) DO UPDATE SET account_id = excluded.account_id, last_used = excluded.last_used`,
-				one.Key, one.LastUsed.UnixMilli(), one.AccountID); err != nil {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO sessions (session_key, account_id, last_used, revision)
+				SELECT ?, id, ?, ? FROM accounts WHERE id = ?
+				ON CONFLICT (session_key) DO UPDATE SET
+				account_id = excluded.account_id, last_used = excluded.last_used, revision = excluded.revision`,
+				one.Key, one.LastUsed.UnixMilli(), revision, one.AccountID); err != nil {
 				return err
 			}
 		}

@@ -23,6 +23,7 @@ const applicationID = 0x636c6261
 var migrations = []func(context.Context, *sql.Tx) error{
 	createTables,
 	addSignIns,
+	addExchange,
 }
 
 // maxRewriteBytes is the size up to which a file of the seed system is
@@ -200,6 +201,15 @@ var signInTables string
 // addSignIns is migration 2.
 func addSignIns(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, signInTables)
+	return err
+}
+
+//go:embed schema/sqlite/0003.sql
+var exchangeTables string
+
+// addExchange is migration 3.
+func addExchange(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, exchangeTables)
 	return err
 }
 
