@@ -54,7 +54,7 @@ const (
 	clocksDiffer = 10 * time.Minute
 
 	windowsEveryAlone     = 10 * time.Second
-	windowsEveryInCompany = 900 * time.Millisecond
+	windowsEveryInCompany = beatEvery
 
 	// sessionsAtOnce bounds what is read of others' sessions in one go.
 	sessionsAtOnce = 2000
@@ -116,7 +116,7 @@ func (rt *runtime) beat(ctx context.Context) error {
 	x := &rt.exchange
 	x.beats++
 	err := rt.saveFindings(ctx)
-	if x.company && x.beats%beatsASecond == 0 || x.beats%saveAloneEvery == 0 {
+	if x.company || x.beats%saveAloneEvery == 0 {
 		err = errors.Join(err, rt.saveSessions(ctx))
 	}
 	if x.beats%saveAloneEvery == 0 {
