@@ -97,9 +97,6 @@ func newRig(t testing.TB, o rigOptions) *rig {
 	if o.path == "" {
 		o.path = filepath.Join(r.dir, "data", "accounts.db")
 	}
-	if o.store == "" {
-		o.store = fmt.Sprintf("store sqlite %q", o.path)
-	}
 	r.start(r.caddyfile(o))
 	return r
 }
@@ -108,6 +105,9 @@ func (r *rig) caddyfile(o rigOptions) string {
 	upstream := o.upstream
 	if upstream == "" {
 		upstream = r.up.URL
+	}
+	if o.store == "" {
+		o.store = fmt.Sprintf("store sqlite %q", o.path)
 	}
 	return fmt.Sprintf(`{
 	admin off

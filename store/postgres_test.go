@@ -67,7 +67,7 @@ func TestNodesTellOneAnotherWhatTheyChanged(t *testing.T) {
 		do   func() error
 	}{
 		"key":     {ChangedKeys, func() error { return a.AddKey(t.Context(), Key{ID: "k", Name: "laptop"}) }},
-		"limits":  {ChangedLimits, func() error { return a.SaveLimits(t.Context(), "id-work", nil) }},
+		"limits":  {ChangedLimits, func() error { return a.ClearLimits(t.Context(), "id-work") }},
 		"windows": {ChangedWindows, func() error { return a.SaveWindows(t.Context(), []Window{{AccountID: "id-work", SeenAt: start}}) }},
 		"usage":   {ChangedUsage, func() error { return a.InsertRows(t.Context(), []Row{row("r", start)}) }},
 		"lease":   {0, func() error { _, err := a.AcquireLease(t.Context(), "id-work", "a", time.Minute); return err }},
@@ -232,7 +232,7 @@ func TestManyNodesWriteTheSameLinesAtOnce(t *testing.T) {
 				case 2:
 					must(t, s.SaveSessions(t.Context(), []Session{{Key: "b", AccountID: "id-3", LastUsed: start}, {Key: "a", AccountID: "id-1", LastUsed: start}}))
 				case 3:
-					must(t, s.SaveLimits(t.Context(), "id-1", []Limit{{Scope: api.ScopeAccount, Cause: "x"}}))
+					must(t, s.ChangeLimits(t.Context(), "id-1", []LimitChange{{Is: &Limit{Scope: api.ScopeAccount, Cause: "x"}}}))
 				}
 			}
 		})
