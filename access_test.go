@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"io/fs"
@@ -268,6 +269,13 @@ https://localhost:%s {
 	})
 
 	t.Run("each version of HTTP", func(t *testing.T) {
+		s.eventually("the site has its certificate", func() bool {
+			conn, err := tls.Dial("tcp", "127.0.0.1:"+secure, &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"})
+			if err != nil {
+				return false
+			}
+			return conn.Close() == nil
+		})
 		for _, network := range []string{"https", "h2", "h3"} {
 			local := message(network, "127.0.0.1:"+secure)
 			local.host = "localhost:" + secure

@@ -52,32 +52,40 @@ type docBlock struct {
 
 func (b docBlock) String() string { return fmt.Sprintf("%s:%d", b.path, b.line) }
 
-// docBlocks are the blocks of one language in all pages, in order. Blocks of a
-// list item are indented as it is.
-func docBlocks(t *testing.T, lang string) []docBlock {
+// docBlocks are the blocks of one language in all pages, in order.
+func docBlocks(t *testing.T, lang string) (found []docBlock) {
 	t.Helper()
-	var found []docBlock
 	for _, path := range documents(t) {
-		var open *docBlock
-		indent := 0
-		for i, line := range strings.Split(readText(t, path), "\n") {
-			fence, isFence := strings.CutPrefix(strings.TrimLeft(line, " "), "```")
-			switch {
-			case isFence && open == nil:
-				indent = strings.Index(line, "`")
-				open = &docBlock{path: path, lang: strings.TrimSpace(fence), line: i + 2}
-			case isFence:
-				if open.lang == lang {
-					found = append(found, *open)
-				}
-				open = nil
-			case open != nil:
-				open.text += line[min(indent, len(line)-len(strings.TrimLeft(line, " "))):] + "\n"
+		for _, b := range pageBlocks(t, path) {
+			if b.lang == lang {
+				found = append(found, b)
 			}
 		}
-		if open != nil {
-			t.Errorf("%s: the block is not closed", open)
+	}
+	return found
+}
+
+// pageBlocks are the blocks of a page, in order. Blocks of a list item are
+// indented as it is.
+func pageBlocks(t *testing.T, path string) (found []docBlock) {
+	t.Helper()
+	var open *docBlock
+	indent := 0
+	for i, line := range strings.Split(readText(t, path), "\n") {
+		fence, isFence := strings.CutPrefix(strings.TrimLeft(line, " "), "```")
+		switch {
+		case isFence && open == nil:
+			indent = strings.Index(line, "`")
+			open = &docBlock{path: path, lang: strings.TrimSpace(fence), line: i + 2}
+		case isFence:
+			found = append(found, *open)
+			open = nil
+		case open != nil:
+			open.text += line[min(indent, len(line)-len(strings.TrimLeft(line, " "))):] + "\n"
 		}
+	}
+	if open != nil {
+		t.Errorf("%s: the block is not closed", open)
 	}
 	return found
 }

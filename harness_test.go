@@ -60,6 +60,9 @@ type rigOptions struct {
 // Provisioning replaces Caddy's process-wide loggers and storage.
 var provisioning sync.Mutex
 
+// userHome is HOME as it was: Go has its caches there.
+var userHome = os.Getenv("HOME")
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asCaddy) != "" {
 		caddycmd.Main()
