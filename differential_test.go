@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strings"
@@ -38,7 +39,7 @@ var (
 )
 
 // TestTwoHundredShapesPassByteForByte sends each request straight to the
-// simulator and through the balancer.
+// simulator, through the balancer over HTTP/1.1, and through it over HTTP/2.
 func TestTwoHundredShapesPassByteForByte(t *testing.T) {
 	t.Parallel()
 	for seed, plan := range []string{simulator.PlanMax, simulator.PlanAPI} {
@@ -46,18 +47,30 @@ func TestTwoHundredShapesPassByteForByte(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, rigOptions{directive: append([]string{"access open"}, quick...)})
 			c := r.add("a", plan)
+			secure := httptest.NewUnstartedServer(r.srv.Config.Handler)
+			secure.EnableHTTP2 = true
+			secure.StartTLS()
+			t.Cleanup(secure.Close)
 			g := generator{rand.New(rand.NewPCG(uint64(seed), 1))}
 			for i := range 100 {
 				s := g.shape(i)
 				r.sim.Reset()
-				straight := s.send(t, r.sim, r.up.URL, func(h http.Header) { signIn(h, plan, c) })
-				through := s.send(t, r.sim, r.srv.URL, nil)
-				seen := slices.DeleteFunc(r.sim.Requests(), func(seen simulator.Seen) bool { return strings.Contains(seen.Path, "/oauth/") })
-				if len(seen) != 2 {
-					t.Fatalf("upstream saw %d requests of the two: %v", len(seen), s)
+				straight := s.send(t, r.sim, http.DefaultTransport, r.up.URL, func(h http.Header) {
+					signIn(h, plan, c)
+					h.Set("Accept-Encoding", "identity")
+				})
+				through := []reply{
+					s.send(t, r.sim, http.DefaultTransport, r.srv.URL, nil),
+					s.send(t, r.sim, secure.Client().Transport, secure.URL, nil),
 				}
-				compareAnswers(t, straight, through)
-				compareRequests(t, seen[0], seen[1])
+				seen := slices.DeleteFunc(r.sim.Requests(), func(seen simulator.Seen) bool { return strings.Contains(seen.Path, "/oauth/") })
+				if len(seen) != 1+len(through) {
+					t.Fatalf("upstream saw %d requests of the %d: %v", len(seen), 1+len(through), s)
+				}
+				for k := range through {
+					compareAnswers(t, straight, through[k])
+					compareRequests(t, seen[0], seen[1+k])
+				}
 				if t.Failed() {
 					t.Fatalf("shape %d: %v", i, s)
 				}
@@ -85,7 +98,7 @@ func (s shape) String() string {
 	return text
 }
 
-func (s shape) send(t *testing.T, sim *simulator.Simulator, base string, prepare func(http.Header)) reply {
+func (s shape) send(t *testing.T, sim *simulator.Simulator, over http.RoundTripper, base string, prepare func(http.Header)) reply {
 	t.Helper()
 	if s.answer != nil {
 		sim.Script("", *s.answer)
@@ -99,15 +112,17 @@ func (s shape) send(t *testing.T, sim *simulator.Simulator, base string, prepare
 		t.Fatal(err)
 	}
 	req.Header = s.header.Clone()
-	req.Header.Set("Accept-Encoding", "identity") // else the transport asks for gzip and unpacks it
 	if prepare != nil {
 		prepare(req.Header)
 	}
-	res, err := http.DefaultTransport.RoundTrip(req)
+	res, err := over.RoundTrip(req)
 	if err != nil {
 		t.Fatalf("%v: %v", s, err)
 	}
 	defer res.Body.Close()
+	if want := strings.HasPrefix(base, "https"); want != (res.ProtoMajor == 2) {
+		t.Errorf("%s over %s", base, res.Proto)
+	}
 	data, err := io.ReadAll(res.Body)
 	if err != nil {
 		t.Errorf("the answer broke off: %v", err)
@@ -127,6 +142,9 @@ func compareRequests(t *testing.T, straight, through simulator.Seen) {
 		if through.Header[name] != nil {
 			t.Errorf("upstream got %s: %q", name, through.Header[name])
 		}
+	}
+	if through.Header.Get("Accept-Encoding") != "identity" {
+		t.Errorf("upstream got Accept-Encoding %q", through.Header["Accept-Encoding"])
 	}
 	changed := changedUpstream
 	if straight.Header.Get("Content-Length") == "" {
@@ -254,6 +272,8 @@ func (g generator) header() http.Header {
 			h[name] = values
 		}
 	}
+	// It is always there, else the transport asks for gzip and unpacks it.
+	h.Set("Accept-Encoding", g.one("identity", "gzip", "gzip, deflate, br, zstd", "*"))
 	if h["User-Agent"] == nil {
 		h["User-Agent"] = []string{""} // else the transport names itself
 	}
