@@ -3,9 +3,11 @@ package sdkgo
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +47,60 @@ func TestAStreamAddsUpToAMessage(t *testing.T) {
 	}
 	if last != "message_stop" || whole.StopReason != "end_turn" || whole.Usage.OutputTokens == 0 || whole.Content[0].Text == "" {
 		t.Errorf("last event %s, message %+v", last, whole)
+	}
+}
+
+func TestToolsPassInTheRequestAndInTheAnswer(t *testing.T) {
+	freshPool(t, "max")
+	call(t, "DELETE", stage.simulator+"/_simulator/requests", nil, nil)
+	script(t, "", map[string]any{"status": 200, "body": `{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-5-5",
+		"content":[{"type":"tool_use","id":"toolu_01","name":"weather","input":{"city":"Zürich – \u2028"}}],
+		"stop_reason":"tool_use","usage":{"input_tokens":1,"output_tokens":1}}`})
+	params := hello(sonnet)
+	params.Tools = []anthropic.ToolUnionParam{{OfTool: &anthropic.ToolParam{
+		Name: "weather", InputSchema: anthropic.ToolInputSchemaParam{Properties: map[string]any{"city": map[string]any{"type": "string"}}},
+	}}}
+	message, err := client().Messages.New(t.Context(), params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if use := message.Content[0].AsToolUse(); use.Name != "weather" || !strings.Contains(string(use.Input), `"Zürich – \u2028"`) {
+		t.Errorf("content %+v", use)
+	}
+	want, err := json.Marshal(params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen []struct{ Body string }
+	call(t, "GET", stage.simulator+"/_simulator/requests", nil, &seen)
+	if len(seen) != 1 || seen[0].Body != string(want) {
+		t.Errorf("upstream got %+v, want %s", seen, want)
+	}
+}
+
+func TestTokensAreCounted(t *testing.T) {
+	freshPool(t, "max")
+	params := anthropic.MessageCountTokensParams{Model: sonnet, Messages: hello(sonnet).Messages}
+	if count, err := client().Messages.CountTokens(t.Context(), params); err != nil || count.InputTokens == 0 {
+		t.Errorf("%+v, %v", count, err)
+	}
+}
+
+// The SDK's transport asks for gzip by itself.
+func TestAnAnswerThatMayBeCompressedComesAsItIs(t *testing.T) {
+	freshPool(t, "max")
+	call(t, "DELETE", stage.simulator+"/_simulator/requests", nil, nil)
+	var res *http.Response
+	if _, err := client().Messages.New(t.Context(), hello(sonnet), option.WithResponseInto(&res)); err != nil {
+		t.Fatal(err)
+	}
+	if res.Uncompressed || res.Header.Get("Content-Encoding") != "" {
+		t.Errorf("headers %v", res.Header)
+	}
+	var seen []struct{ Header http.Header }
+	call(t, "GET", stage.simulator+"/_simulator/requests", nil, &seen)
+	if len(seen) != 1 || seen[0].Header.Get("Accept-Encoding") != "identity" {
+		t.Errorf("upstream got %+v", seen)
 	}
 }
 
@@ -105,14 +161,34 @@ func TestAFileIsServedByTheAccountThatHasIt(t *testing.T) {
 }
 
 func TestACancelledRequestEndsUpstream(t *testing.T) {
-	freshPool(t, "max", "max")
-	call(t, "DELETE", stage.simulator+"/_simulator/requests", nil, nil)
-	script(t, "", map[string]any{"do": "hang", "times": -1})
+	hanging(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := client().Messages.New(ctx, hello(sonnet)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}
+	endsUpstream(t)
+}
+
+func TestTheSDKsOwnTimeoutEndsTheRequestUpstream(t *testing.T) {
+	hanging(t)
+	_, err := client(option.WithRequestTimeout(200*time.Millisecond), option.WithMaxRetries(0)).Messages.New(t.Context(), hello(sonnet))
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+	endsUpstream(t)
+}
+
+// hanging has an upstream that never answers.
+func hanging(t *testing.T) {
+	t.Helper()
+	freshPool(t, "max", "max")
+	call(t, "DELETE", stage.simulator+"/_simulator/requests", nil, nil)
+	script(t, "", map[string]any{"do": "hang", "times": -1})
+}
+
+func endsUpstream(t *testing.T) {
+	t.Helper()
 	var seen struct{ Cancelled int }
 	for deadline := time.Now().Add(10 * time.Second); seen.Cancelled != 1; time.Sleep(10 * time.Millisecond) {
 		call(t, "GET", stage.simulator+"/_simulator/counters", nil, &seen)

@@ -96,12 +96,16 @@ func freshPool(t *testing.T, plans ...string) (names []string) {
 			AccessToken  string `json:"access_token"`
 			RefreshToken string `json:"refresh_token"`
 			ExpiresAt    int64  `json:"expires_at"`
+			APIKey       string `json:"api_key"`
 		}
 		call(t, "POST", stage.simulator+"/_simulator/accounts", map[string]any{"name": name, "plan": plan}, &c)
-		call(t, "POST", stage.admin+"/accounts", map[string]any{
-			"name": name, "plan_type": plan, "priority": i,
-			"access_token": c.AccessToken, "refresh_token": c.RefreshToken, "expires_at": c.ExpiresAt,
-		}, nil)
+		account := map[string]any{"name": name, "plan_type": plan, "priority": i}
+		if plan == "api" {
+			account["api_key"] = c.APIKey
+		} else {
+			account["access_token"], account["refresh_token"], account["expires_at"] = c.AccessToken, c.RefreshToken, c.ExpiresAt
+		}
+		call(t, "POST", stage.admin+"/accounts", account, nil)
 		names = append(names, name)
 	}
 	return names

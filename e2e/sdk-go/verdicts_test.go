@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"regexp"
@@ -22,6 +23,10 @@ type verdict struct {
 	Pool    []string
 	Model   string
 	Key     string
+	Issue   map[string]any // a client key to use, with these limits
+	Before  int            // requests with that key beforehand
+	Act     []string       // on the accounts, at the provider
+	Down    bool           // there is no upstream
 	Padding int
 	Stream  bool
 	Count   bool
@@ -123,10 +128,24 @@ func (c verdict) ask(t *testing.T, from string) report {
 		script(t, account, step)
 	}
 
+	for i, name := range names {
+		for _, action := range c.Act {
+			if i == 0 || from == "all" {
+				call(t, "POST", stage.simulator+"/_simulator/accounts/"+name+"/"+action, nil, nil)
+			}
+		}
+	}
+
 	r := report{Name: c.Name, From: from}
 	opts := []option.RequestOption{option.WithMiddleware(r.watch)}
+	if c.Issue != nil {
+		c.Key = c.issued(t)
+	}
 	if c.Key != "" {
 		opts = append(opts, option.WithAPIKey(c.Key))
+	}
+	if c.Down {
+		opts = append(opts, option.WithHeader("X-Upstream", "down"))
 	}
 	err := c.send(client(opts...))
 	var failed *anthropic.Error
@@ -140,6 +159,23 @@ func (c verdict) ask(t *testing.T, from string) report {
 		r.Thrown, r.Message = "error", err.Error()
 	}
 	return r
+}
+
+// issued is a client key with the limits of the case, after some requests.
+func (c verdict) issued(t *testing.T) string {
+	t.Helper()
+	body := map[string]any{"name": fmt.Sprintf("go-%d", pools)}
+	for name, value := range c.Issue {
+		body[name] = value
+	}
+	var issued struct{ Key string }
+	call(t, "POST", stage.admin+"/keys", body, &issued)
+	for range c.Before {
+		if _, err := client(option.WithAPIKey(issued.Key)).Messages.New(t.Context(), hello(sonnet)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return issued.Key
 }
 
 // watch counts requests. Where the answer asks for a wait, it makes it a short

@@ -4,7 +4,8 @@
 import assert from "node:assert/strict";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { after, test } from "node:test";
-import { collect, model, stage, watched } from "./client.js";
+import { call } from "../stage/stage.js";
+import { client as plain, collect, hello, model, stage, watched } from "./client.js";
 
 const cases = JSON.parse(await readFile(new URL("../verdicts/cases.json", import.meta.url), "utf8"));
 const results = [];
@@ -15,7 +16,8 @@ after(async () => {
 });
 
 async function ask(c) {
-  const { client, seen } = watched(c.key ? { apiKey: c.key } : {});
+  const apiKey = c.issue ? await issued(c) : c.key;
+  const { client, seen } = watched({ ...(apiKey && { apiKey }), ...(c.down && { defaultHeaders: { "x-upstream": "down" } }) });
   const body = { model: c.model ?? model, messages: [{ role: "user", content: "Hello" + "!".repeat(c.padding ?? 0) }] };
   try {
     if (c.count) await client.messages.countTokens(body);
@@ -29,12 +31,24 @@ async function ask(c) {
   return seen;
 }
 
+// issued is a client key with the limits of the case, after some requests.
+async function issued({ issue, before = 0 }) {
+  const name = `case-${results.length}-${process.pid}`;
+  const { key } = await call(`${stage.admin}/keys`, "POST", { name, ...issue });
+  for (let i = 0; i < before; i++) await plain({ apiKey: key }).messages.create(hello);
+  return key;
+}
+
 for (const c of cases) {
   for (const from of ["one", "all"]) {
     const expected = c[from];
     if (!expected) continue;
     test(`${c.name}, from ${from === "one" ? "the first account" : "every account"}`, async () => {
-      const [first] = await stage.freshPool(...(c.pool ?? ["max", "max"]));
+      const names = await stage.freshPool(...(c.pool ?? ["max", "max"]));
+      const [first] = names;
+      for (const name of from === "one" ? [first] : names) {
+        for (const action of c.act ?? []) await stage.control("POST", `accounts/${name}/${action}`);
+      }
       if (c.step) await stage.script(from === "one" ? first : "", { ...c.step, times: from === "all" ? (c.times ?? -1) : -1 });
       const got = await ask(c);
       results.push({ name: c.name, from, ...got });

@@ -121,6 +121,12 @@ export class Stage {
 	}
 }
 ${this.url}, ${this.secureUrl} {
+	@down header X-Upstream down
+	claude_balancer @down {
+		upstream http://127.0.0.1:1
+		retry_delay 10ms
+		retry_backoff 1
+	}
 	claude_balancer {
 		upstream ${this.simulator}
 ${directive.map((line) => `\t\t${line}\n`).join("")}	}

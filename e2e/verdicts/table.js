@@ -15,10 +15,11 @@ function told(results, name, from) {
 
 const names = [...new Set(ts.map((r) => r.name))];
 const lines = names.map((name) => {
-  const { retryAfter, shouldRetry } = ts.findLast((r) => r.name === name);
-  return [name, told(ts, name, "one"), told(go, name, "one"), told(ts, name, "all"), told(go, name, "all"), retryAfter ?? "", shouldRetry ?? ""];
+  const { retryAfter, shouldRetry, message = "" } = ts.findLast((r) => r.name === name);
+  const said = message.length > 60 ? `${message.slice(0, 59)}…` : message;
+  return [name, told(ts, name, "one"), told(go, name, "one"), told(ts, name, "all"), told(go, name, "all"), retryAfter ?? "", shouldRetry ?? "", said];
 });
-lines.unshift(["upstream's answer", "from the first account: TypeScript", "Go", "from every account: TypeScript", "Go", "Retry-After", "x-should-retry"]);
+lines.unshift(["upstream's answer", "from the first account: TypeScript", "Go", "from every account: TypeScript", "Go", "Retry-After", "x-should-retry", "message"]);
 const widths = lines[0].map((_, i) => Math.max(...lines.map((line) => line[i].length)));
 const text = lines.map((line) => `| ${line.map((cell, i) => cell.padEnd(widths[i])).join(" | ")} |`);
 text.splice(1, 0, `|${widths.map((w) => "-".repeat(w + 2)).join("|")}|`);
