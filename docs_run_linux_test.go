@@ -94,7 +94,7 @@ func newReader(t *testing.T, sim *simulator.Simulator, people map[string]bool, a
 			t.Fatal(err)
 		}
 	}
-	r.write("Caddyfile", ownCertificates("http://localhost:8080, https://claude.example.com {\n\tclaude_balancer\n}\n"))
+	r.writeCaddyfile("http://localhost:8080, https://claude.example.com {\n\tclaude_balancer\n}\n")
 	t.Cleanup(r.stop)
 	return r
 }
@@ -149,6 +149,14 @@ func (r *reader) read(page string) {
 	}
 }
 
+// writeCaddyfile puts a configuration where the pages have it.
+func (r *reader) writeCaddyfile(text string) {
+	r.t.Helper()
+	for _, path := range []string{"Caddyfile", "/etc/caddy/Caddyfile"} {
+		r.write(path, ownCertificates(text))
+	}
+}
+
 // ownCertificates is a configuration whose sites' certificates Caddy signs
 // itself, since no other authority is in the lab.
 func ownCertificates(config string) string {
@@ -161,7 +169,7 @@ func ownCertificates(config string) string {
 
 // configure starts Caddy with a block.
 func (r *reader) configure(b docBlock) {
-	r.write("Caddyfile", ownCertificates(b.text))
+	r.writeCaddyfile(b.text)
 	r.write("/etc/caddy/new.key", strings.Repeat("ab", 32))
 	if _, err := os.Stat("/etc/caddy/claude.key"); err != nil {
 		r.write("/etc/caddy/claude.key", strings.Repeat("cd", 32))
