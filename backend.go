@@ -233,6 +233,9 @@ func (rt *runtime) apply(a *store.Account, p api.AccountPatch) error {
 	if p.Models.Set {
 		a.Models = nil
 		if p.Models.Value != nil && len(*p.Models.Value) > 0 {
+			if err := api.ValidList("models", *p.Models.Value); err != nil {
+				return err
+			}
 			for _, m := range *p.Models.Value {
 				if m == "" || strings.ContainsAny(m, ", \t\r\n") {
 					return api.BadRequest("models holds %q, but each must be a model or a glob without blanks or commas", m)

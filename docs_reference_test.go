@@ -283,6 +283,22 @@ func TestTheOpenAPISchemasHaveTheMembersOfTheTypes(t *testing.T) {
 	}
 }
 
+func TestTheMapOfTheHouseHasEveryRoom(t *testing.T) {
+	t.Parallel()
+	page := readText(t, "CONTRIBUTING.md")
+	rooms, err := filepath.Glob("*/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, room := range rooms {
+		sources, _ := filepath.Glob(room + "*.go")
+		deeper, _ := filepath.Glob(room + "*/*.go")
+		if len(sources)+len(deeper) > 0 && !strings.Contains(page, "| `"+room+"` |") {
+			t.Errorf("CONTRIBUTING.md does not say what %s is for", room)
+		}
+	}
+}
+
 func TestTheRoutingPageTellsEveryCauseStateAndPolicy(t *testing.T) {
 	t.Parallel()
 	const page = "docs/routing.md"

@@ -210,9 +210,11 @@ func (r *reader) start(config string) {
 			return false
 		}
 		_ = res.Body.Close()
-		return res.StatusCode == http.StatusOK && (!strings.Contains(readText(r.t, config), "claude.example.com") || r.secure())
+		return res.StatusCode == http.StatusOK && (!hasCertificate.MatchString(readText(r.t, config)) || r.secure())
 	})
 }
+
+var hasCertificate = regexp.MustCompile(`(?m)(^|https://)claude\.example\.com`)
 
 // secure reports whether the site that has a certificate answers.
 func (r *reader) secure() bool {

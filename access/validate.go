@@ -5,7 +5,6 @@ package access
 import (
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/store"
@@ -74,11 +73,13 @@ func ValidatePatch(k store.Key, p api.KeyPatch, now time.Time) (store.Key, error
 // checker turns the members of a body into settings and keeps the first error.
 type checker struct{ err error }
 
-func (c *checker) fail(format string, args ...any) {
+func (c *checker) keep(err error) {
 	if c.err == nil {
-		c.err = api.BadRequest(format, args...)
+		c.err = err
 	}
 }
+
+func (c *checker) fail(format string, args ...any) { c.keep(api.BadRequest(format, args...)) }
 
 // oneOf takes the first of the allowed words as the default.
 func (c *checker) oneOf(member string, v *string, allowed ...string) string {
@@ -98,16 +99,13 @@ func (c *checker) words(member string, v *[]string) []string {
 	if v == nil {
 		return nil
 	}
+	if err := api.ValidList(member, *v); err != nil {
+		c.keep(err)
+		return nil
+	}
 	var words []string
-	for i, word := range *v {
-		word = strings.TrimSpace(word)
-		if word == "" {
-			c.fail("%s[%d] is empty: leave the list empty to allow all", member, i)
-		}
-		if strings.ContainsFunc(word, unicode.IsControl) {
-			c.fail("%s[%d] has a control character", member, i)
-		}
-		words = append(words, word)
+	for _, word := range *v {
+		words = append(words, strings.TrimSpace(word))
 	}
 	return words
 }

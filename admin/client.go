@@ -75,6 +75,10 @@ func (c *client) call(ctx context.Context, method, path string, body any) (json.
 	if resp.StatusCode >= 300 {
 		return nil, c.refusal(resp.StatusCode, answer)
 	}
+	// A site answers everything, too, if with nothing.
+	if resp.StatusCode != http.StatusNoContent && !json.Valid(answer) {
+		return nil, c.noBalancer()
+	}
 	return answer, nil
 }
 
@@ -112,9 +116,13 @@ func (c *client) refusal(status int, answer []byte) error {
 		return errors.New(body.Error)
 	}
 	if status == http.StatusNotFound {
-		return fmt.Errorf("the server at %s is no Caddy with claude-balancer built in", c.address)
+		return c.noBalancer()
 	}
 	return fmt.Errorf("the server at %s answered with HTTP status %d and no reason", c.address, status)
+}
+
+func (c *client) noBalancer() error {
+	return fmt.Errorf("the server at %s is no admin endpoint of a Caddy with claude-balancer built in", c.address)
 }
 
 // pathOf builds a path of the admin API; each part is one segment whatever it

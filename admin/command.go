@@ -49,16 +49,23 @@ const examples = `  $ caddy claude-balancer add work --mode max
 type cli struct {
 	now      func() time.Time
 	terminal func(io.Reader) bool
+	columns  func(io.Writer) int
 
 	address, config, adapter string
 	json                     bool
 }
 
-func newCLI() *cli { return &cli{now: time.Now, terminal: isTerminal} }
+func newCLI() *cli { return &cli{now: time.Now, terminal: isTerminal, columns: columnsOf} }
 
 // attach hangs the sub-commands below cmd.
 func (c *cli) attach(cmd *cobra.Command) {
 	cmd.Example = examples
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		if what, _, isNumber := strings.Cut(err.Error(), ": strconv."); isNumber {
+			return fmt.Errorf("%s: it must be a whole number, and not that large", what)
+		}
+		return err
+	})
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&c.address, "address", "", "Address of the admin endpoint: host:port or unix//path")
 	flags.StringVarP(&c.config, "config", "c", "", "Configuration file to take the admin address from, if --address is not given")
@@ -111,6 +118,7 @@ type env struct {
 	json     bool
 	now      time.Time
 	terminal func(io.Reader) bool
+	columns  int // of the terminal that shows the results; 0 = as many as needed
 }
 
 // action is what a sub-command does with its arguments.
@@ -156,6 +164,7 @@ func (c *cli) env(cmd *cobra.Command) (*env, error) {
 		json:     c.json,
 		now:      c.now(),
 		terminal: c.terminal,
+		columns:  c.columns(cmd.OutOrStdout()),
 	}, nil
 }
 

@@ -33,7 +33,7 @@ func (c *cli) listCommand() *cobra.Command {
 					describeAccount(e.out, account, e.now)
 				}
 			default:
-				e.out.print(accountTable(accounts, e.now).String())
+				e.out.print(accountTable(accounts, e.now).fit(e.columns, "LAST USED", "OPUS", "REQUESTS", "TOKEN").String())
 			}
 		})
 	})

@@ -69,7 +69,7 @@ func historyTable(e *env, requests []api.Request) *table {
 			optionalNumber(r.InputTokens), optionalNumber(r.OutputTokens), dollars(r.CostUSD),
 		)
 	}
-	return t
+	return t.fit(e.columns, "SESSION", "FAILOVERS", "DURATION", "IN", "STATUS", "OUT", "FIRST BYTE", "COST")
 }
 
 // shortSession is enough of a hash to tell sessions apart by eye.

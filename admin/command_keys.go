@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -43,6 +44,7 @@ func (c *cli) keysAddCommand() *cobra.Command {
 		body["name"] = args[0]
 		return ask(ctx, e, http.MethodPost, pathOf("keys"), body, func(k api.Key) {
 			e.issued(k, `Key "%s" added. It is shown this once:`)
+			e.warnOfAccounts(ctx, k)
 		})
 	})
 	return cmd
@@ -58,6 +60,23 @@ func (e *env) issued(k api.Key, sentence string) {
 		return
 	}
 	e.notes.line("Clients send it as their API key or bearer token, for instance in ANTHROPIC_AUTH_TOKEN beside ANTHROPIC_BASE_URL.")
+}
+
+// warnOfAccounts tells of accounts that the key may use and that are not there:
+// nothing would serve the key.
+func (e *env) warnOfAccounts(ctx context.Context, k api.Key) {
+	if len(k.Accounts) == 0 {
+		return
+	}
+	accounts, err := fetch[[]api.Account](ctx, e, http.MethodGet, pathOf("accounts"), nil)
+	if err != nil {
+		return // the key is there all the same
+	}
+	for _, name := range k.Accounts {
+		if !slices.ContainsFunc(accounts, func(a api.Account) bool { return a.Name == name }) {
+			e.notes.line(`Warning: there is no account "%s".`, name)
+		}
+	}
 }
 
 func (c *cli) keysListCommand() *cobra.Command {
@@ -76,7 +95,7 @@ func (c *cli) keysListCommand() *cobra.Command {
 					t.row(k.Name, k.Role, all(k.Models), all(k.Accounts), expiryWords(k.ExpiresAt, e.now), ago(k.LastUsed, e.now),
 						bound(k.SignIns), bound(k.RPM), bound(k.MaxInFlight), dollars(&k.SpentUSD), budgetWords(k))
 				}
-				e.out.print(t.String())
+				e.out.print(t.fit(e.columns, "SIGN-INS", "IN FLIGHT", "RPM", "LAST USED", "ACCOUNTS", "EXPIRES", "MODELS").String())
 			})
 		}),
 	}
@@ -130,6 +149,7 @@ func (c *cli) keysSetCommand() *cobra.Command {
 		}
 		return ask(ctx, e, http.MethodPatch, pathOf("keys", name), body, func(k api.Key) {
 			e.out.line(`Key "%s" updated.`, k.Name)
+			e.warnOfAccounts(ctx, k)
 		})
 	})
 	keyFlags(cmd)

@@ -30,17 +30,17 @@ func (c *cli) statsCommand() *cobra.Command {
 			path += "?" + url.Values{"since": {*since}}.Encode()
 		}
 		return ask(ctx, e, http.MethodGet, path, nil, func(s api.Stats) {
-			describeStats(e.out, s)
+			describeStats(e, s)
 		})
 	})
 	return cmd
 }
 
-func describeStats(out *printer, s api.Stats) {
-	field := func(label, value string) { out.line("%-16s %s", label+":", value) }
+func describeStats(e *env, s api.Stats) {
+	field := func(label, value string) { e.out.line("%-16s %s", label+":", value) }
 	field("Requests", number(s.TotalRequests))
 	field("Success rate", fmt.Sprintf("%d%%", s.SuccessRate))
-	field("Opus", fmt.Sprintf("%d requests, %d%% successful", s.Opus.Requests, s.Opus.SuccessRate))
+	field("Opus", fmt.Sprintf("%s, %d%% successful", counted(s.Opus.Requests, "request"), s.Opus.SuccessRate))
 	field("Active accounts", number(int64(s.ActiveAccounts)))
 	field("First byte", latency(s.AvgResponseTime)+" on average")
 	field("Tokens", tokensWords(s.Tokens))
@@ -53,7 +53,7 @@ func describeStats(out *printer, s api.Stats) {
 		usage map[string]api.Usage
 	}{{"MODEL", s.ByModel}, {"ACCOUNT", s.ByAccount}, {"PLAN", s.ByPlan}, {"KEY", s.ByKey}} {
 		if len(section.usage) > 0 {
-			out.print("\n" + usageTable(section.title, section.usage).String())
+			e.out.print("\n" + usageTable(section.title, section.usage).fit(e.columns, "CACHE WRITE", "CACHE READ", "ERRORS", "IN").String())
 		}
 	}
 }

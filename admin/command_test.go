@@ -209,6 +209,8 @@ func TestFailuresAreOnePlainSentence(t *testing.T) {
 		"keys set alice --budget-usd lot": `--budget-usd "lot" is neither an amount of US dollars nor none`,
 		"keys set alice --budget-usd NaN": `--budget-usd "NaN" is neither an amount of US dollars nor none`,
 		"keys set alice --models ,":       `--models is empty: give a comma-separated list, or "all"`,
+		"keys set alice --rpm x":          `invalid argument "x" for "--rpm" flag: it must be a whole number, and not that large`,
+		"set work --weight 1e9":           `invalid argument "1e9" for "--weight" flag: it must be a whole number, and not that large`,
 		"set work --models ":              `--models is empty: give a comma-separated list, or "default"`,
 		"keys rotate alice --grace x":     `--grace "x" is no duration: use for instance 1h or 7d`,
 		"history --limit 0":               `limit must be a whole number from 1 to 1000`,
@@ -253,9 +255,10 @@ func TestAnAddressThatIsNoneIsRefused(t *testing.T) {
 func TestAServerWithoutThePluginIsToldApart(t *testing.T) {
 	t.Parallel()
 	for handler, want := range map[string]http.HandlerFunc{
-		"is no Caddy with claude-balancer built in": http.NotFound,
-		"answered with HTTP status 502":             func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502) },
-		"cannot be read":                            func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
+		"is no admin endpoint of a Caddy with claude-balancer": http.NotFound,
+		"answered with HTTP status 502":                        func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502) },
+		"is no admin endpoint of a Caddy":                      func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
+		"is no admin endpoint of":                              func(http.ResponseWriter, *http.Request) {}, // as a site of Caddy does
 		"the host is not allowed": func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(403)
 			_, _ = io.WriteString(w, `{"error":"the host is not allowed"}`)
@@ -314,6 +317,35 @@ func TestWarningsOfTheServerGoToStandardError(t *testing.T) {
 	_, stderr, err := person{server: serve(t, b)}.runs(t, "refresh", "work")
 	if err != nil || stderr != "Warning: the token has no scope\\x1b for files\n" {
 		t.Errorf("%v %q", err, stderr)
+	}
+}
+
+func TestAccountsOfAKeyThatAreNotThereAreTold(t *testing.T) {
+	t.Parallel()
+	server := serve(t, samplePool())
+	for args, want := range map[string]string{
+		"keys add ci --accounts work,nobody": `Warning: there is no account "nobody".`,
+		"keys add tv --accounts work":        "",
+	} {
+		_, stderr, err := person{server: server}.runs(t, strings.Fields(args)...)
+		if _, warning, _ := strings.Cut(stderr, "ANTHROPIC_BASE_URL.\n"); err != nil || strings.TrimSpace(warning) != want {
+			t.Errorf("%s: %v %q", args, err, stderr)
+		}
+	}
+}
+
+func TestTablesAreNoWiderThanTheTerminal(t *testing.T) {
+	t.Parallel()
+	server := serve(t, samplePool())
+	for _, columns := range []int{80, 100, 140} {
+		for _, args := range []string{"history", "keys list", "stats", "list"} {
+			stdout, _, err := person{server: server, columns: columns}.runs(t, strings.Fields(args)...)
+			for line := range strings.Lines(stdout) {
+				if err != nil || width(strings.TrimSuffix(line, "\n")) > columns {
+					t.Errorf("%s at %d columns: %v %s", args, columns, err, line)
+				}
+			}
+		}
 	}
 }
 

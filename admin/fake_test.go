@@ -192,7 +192,7 @@ func (f *fakeBackend) Explain(_ context.Context, q api.ExplainQuery) (api.Explan
 func (f *fakeBackend) Keys(context.Context) ([]api.Key, error) { return f.keys, f.err }
 
 func (f *fakeBackend) AddKey(_ context.Context, k api.NewKey) (api.Key, error) {
-	return api.Key{Name: k.Name, Role: k.Role, Key: "cb-secret-of-" + k.Name}, f.note(k)
+	return api.Key{Name: k.Name, Role: k.Role, Accounts: k.Accounts, Key: "cb-secret-of-" + k.Name}, f.note(k)
 }
 
 func (f *fakeBackend) UpdateKey(_ context.Context, name string, p api.KeyPatch) (api.Key, error) {
@@ -291,6 +291,7 @@ type person struct {
 	address    string // instead of the server's
 	stdin      io.Reader
 	atTerminal bool
+	columns    int
 	ctx        context.Context
 }
 
@@ -300,6 +301,7 @@ func (p person) runs(t *testing.T, args ...string) (stdout, stderr string, err e
 	c := &cli{
 		now:      func() time.Time { return testNow },
 		terminal: func(io.Reader) bool { return p.atTerminal },
+		columns:  func(io.Writer) int { return p.columns },
 	}
 	root := &cobra.Command{Use: "caddy", SilenceUsage: true} // as Caddy's own
 	cmd := &cobra.Command{Use: "claude-balancer"}

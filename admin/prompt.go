@@ -27,6 +27,19 @@ func isTerminal(in io.Reader) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
+// columnsOf is the width of the terminal at the other end of out, else 0.
+func columnsOf(out io.Writer) int {
+	f, ok := out.(*os.File)
+	if !ok {
+		return 0
+	}
+	columns, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return columns
+}
+
 // askSecret asks for a line, unseen if typed at a terminal.
 func (e *env) askSecret(ctx context.Context, prompt string) (secret.String, error) {
 	e.notes.print(prompt)

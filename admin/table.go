@@ -3,6 +3,7 @@ package admin
 // Aligned tables of plain text.
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -31,17 +32,45 @@ func (t *table) row(cells ...string) {
 	t.rows = append(t.rows, cells)
 }
 
-// String lays the table out, two blanks between columns and none at a line's end.
-func (t *table) String() string {
-	lines := append([][]string{t.head}, t.rows...)
+// fit leaves out columns, the first named first, until the table is no wider
+// than that. 0 columns are enough for everything.
+func (t *table) fit(columns int, titles ...string) *table {
+	for _, title := range titles {
+		if columns == 0 || t.width() <= columns {
+			break
+		}
+		i := slices.Index(t.head, title)
+		t.head, t.right = slices.Delete(t.head, i, i+1), slices.Delete(t.right, i, i+1)
+		for j := range t.rows {
+			t.rows[j] = slices.Delete(t.rows[j], i, i+1)
+		}
+	}
+	return t
+}
+
+func (t *table) width() int {
+	sum := 2 * (len(t.head) - 1)
+	for _, w := range t.widths() {
+		sum += w
+	}
+	return sum
+}
+
+func (t *table) widths() []int {
 	widths := make([]int, len(t.head))
-	for _, line := range lines {
+	for _, line := range append([][]string{t.head}, t.rows...) {
 		for i, cell := range line {
 			widths[i] = max(widths[i], width(cell))
 		}
 	}
+	return widths
+}
+
+// String lays the table out, two blanks between columns and none at a line's end.
+func (t *table) String() string {
+	widths := t.widths()
 	var b strings.Builder
-	for _, line := range lines {
+	for _, line := range append([][]string{t.head}, t.rows...) {
 		b.WriteString(t.layOut(line, widths))
 	}
 	return b.String()

@@ -197,3 +197,23 @@ func TestOpusIsMarkedWhereAPatternAllowsIt(t *testing.T) {
 		}
 	}
 }
+
+func TestATableLeavesOutColumnsUntilItFits(t *testing.T) {
+	t.Parallel()
+	make := func() *table {
+		t := newTable("NAME", ">ONE", ">TWO", "LAST")
+		t.row("名前", "1", "22222", "x")
+		return t
+	}
+	for columns, want := range map[int]string{
+		0:  "NAME  ONE    TWO  LAST\n名前    1  22222  x\n",
+		22: "NAME  ONE    TWO  LAST\n名前    1  22222  x\n",
+		21: "NAME  ONE  LAST\n名前    1  x\n",
+		14: "NAME  LAST\n名前  x\n",
+		1:  "NAME  LAST\n名前  x\n",
+	} {
+		if got := make().fit(columns, "TWO", "ONE").String(); got != want {
+			t.Errorf("%d columns:\n%s\nwant\n%s", columns, got, want)
+		}
+	}
+}

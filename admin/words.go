@@ -56,6 +56,14 @@ func clock(ms int64, now time.Time) string {
 	return time.UnixMilli(ms).In(now.Location()).Format(time.DateTime)
 }
 
+// counted is a number of things.
+func counted(n int64, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return number(n) + " " + thing
+}
+
 // latency tells milliseconds as the dashboard does.
 func latency(ms int64) string {
 	if ms < 1000 {

@@ -25,3 +25,28 @@ func ValidName(s string) (string, error) {
 	}
 	return name, nil
 }
+
+// Bounds of a list of models or account names: each is looked at in requests,
+// and shown in answers.
+const (
+	MaxListLength = 100
+	MaxWordLength = 200
+)
+
+// ValidList checks the words of a list. Its error is for who gave them (400).
+func ValidList(member string, words []string) error {
+	if len(words) > MaxListLength {
+		return BadRequest("%s has %d entries, but may have %d", member, len(words), MaxListLength)
+	}
+	for i, word := range words {
+		switch {
+		case strings.TrimSpace(word) == "":
+			return BadRequest("%s[%d] is empty: leave the list empty to allow all", member, i)
+		case utf8.RuneCountInString(word) > MaxWordLength:
+			return BadRequest("%s[%d] is longer than %d characters", member, i, MaxWordLength)
+		case !utf8.ValidString(word), strings.ContainsFunc(word, unicode.IsControl):
+			return BadRequest("%s[%d] has a control character", member, i)
+		}
+	}
+	return nil
+}

@@ -43,3 +43,20 @@ func TestNamesAreTrimmedAndPrintable(t *testing.T) {
 		}
 	}
 }
+
+func TestListsAreBounded(t *testing.T) {
+	t.Parallel()
+	for name, words := range map[string][]string{
+		"models has 101 entries, but may have 100":              make([]string, 101),
+		"models[1] is empty: leave the list empty to allow all": {"a", " "},
+		"models[0] is longer than 200 characters":               {strings.Repeat("ü", 201)},
+		"models[2] has a control character":                     {"a", "b", "c\x1b[2J"},
+		"models[0] has a control character":                     {"not \xff UTF-8"},
+		"":                                                      {strings.Repeat("ü", 200), "*sonnet*", "日本"},
+	} {
+		err := api.ValidList("models", words)
+		if (err == nil) != (name == "") || err != nil && err.Error() != name {
+			t.Errorf("got %v, want %q", err, name)
+		}
+	}
+}
