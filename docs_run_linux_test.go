@@ -21,6 +21,8 @@ import (
 	"github.com/claude-balancer/claude-balancer/simulator"
 )
 
+const needsPostgres = "it needs a PostgreSQL server; .ci/postgres has one for the tests of the store and of several nodes"
+
 // notRun are the commands that the lab leaves out, each with the reason and with
 // what stands in for it, if later commands build on it.
 var notRun = []struct {
@@ -35,7 +37,7 @@ var notRun = []struct {
 	{regexp.MustCompile(`^claude$`), "Claude Code is not installed here; e2e runs the SDKs with the same variables", ""},
 	{regexp.MustCompile(`^npm `), ".ci/e2e runs it", ""},
 	{regexp.MustCompile(`^go run \./bench`), "it is a measurement of minutes", ""},
-	{regexp.MustCompile(`migrate-store`), "it needs a PostgreSQL server; the store's tests run it", ""},
+	{regexp.MustCompile(`migrate-store|^createuser |^createdb |^pg_dump |store postgres`), needsPostgres, ""},
 }
 
 // TestEveryCommandAndConfigurationInTheDocsRuns goes through the pages as a
@@ -169,6 +171,10 @@ func ownCertificates(config string) string {
 
 // configure starts Caddy with a block.
 func (r *reader) configure(b docBlock) {
+	if strings.Contains(b.text, "store postgres") {
+		r.report("not run", b, "("+needsPostgres+")")
+		return
+	}
 	r.writeCaddyfile(b.text)
 	r.write("/etc/caddy/new.key", strings.Repeat("ab", 32))
 	if _, err := os.Stat("/etc/caddy/claude.key"); err != nil {
