@@ -52,7 +52,7 @@ type Recorder struct {
 	id    string // of counted batches
 	batch int64  // number of the last counted batch
 
-	queue   chan Row
+	queue   chan *Row
 	flushes chan chan struct{}
 	dropped atomic.Uint64
 	pending atomic.Int64 // rows taken from the queue and not yet written
@@ -87,7 +87,7 @@ func NewRecorder(s *Store, o RecorderOptions) *Recorder {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &Recorder{
 		store: s, o: o, id: rand.Text(),
-		queue: make(chan Row, o.Queue), flushes: make(chan chan struct{}),
+		queue: make(chan *Row, o.Queue), flushes: make(chan chan struct{}),
 		stop: make(chan struct{}), giveUp: cancel, ended: make(chan struct{}),
 	}
 	go r.run(ctx)
@@ -111,14 +111,14 @@ func (r *Recorder) enqueue(row Row) bool {
 		return false
 	}
 	select {
-	case r.queue <- row:
+	case r.queue <- &row:
 		return true
 	default:
 	}
 	timer := time.NewTimer(recordPatience)
 	defer timer.Stop()
 	select {
-	case r.queue <- row:
+	case r.queue <- &row:
 		return true
 	case <-timer.C:
 		return false
@@ -182,7 +182,7 @@ func (r *Recorder) run(ctx context.Context) {
 	for {
 		select {
 		case row := <-r.queue:
-			if batch = r.take(batch, row); len(batch) == 1 {
+			if batch = r.take(batch, *row); len(batch) == 1 {
 				due = time.After(r.o.Every)
 			}
 			if len(batch) < r.o.Batch {
@@ -210,7 +210,7 @@ func (r *Recorder) take(batch []Row, row Row) []Row {
 // drain writes the batch and what is in the queue by now.
 func (r *Recorder) drain(ctx context.Context, batch []Row) []Row {
 	for n := len(r.queue); n > 0; n-- {
-		if batch = r.take(batch, <-r.queue); len(batch) == r.o.Batch {
+		if batch = r.take(batch, *<-r.queue); len(batch) == r.o.Batch {
 			batch = r.write(ctx, batch)
 		}
 	}

@@ -17,9 +17,11 @@ import (
 // once there are millions.
 const counterRequests = "requests"
 
-// chunk is how many rows one statement inserts: a statement a row costs a third
-// more.
-const chunk = 32
+// chunks are how many rows one statement inserts: a statement a row costs a
+// third more.
+var chunks = [...]int{64, 8, 1}
+
+const rowValues = 26
 
 const requestValues = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
@@ -46,17 +48,22 @@ const (
 )
 
 // batchStatements are prepared once: parsing them costs more than a row.
-type batchStatements struct{ row, chunk, hour, account, name, spend *sql.Stmt }
+type batchStatements struct {
+	rows                       [len(chunks)]*sql.Stmt
+	hour, account, name, spend *sql.Stmt
+}
 
 func (e *sqliteEngine) prepareBatch(ctx context.Context) (err error) {
-	for query, stmt := range map[string]**sql.Stmt{
-		insertStatement(1):     &e.batch.row,
-		insertStatement(chunk): &e.batch.chunk,
-		upsertHour:             &e.batch.hour,
-		updateCounters:         &e.batch.account,
-		insertName:             &e.batch.name,
-		upsertSpend:            &e.batch.spend,
-	} {
+	statements := map[string]**sql.Stmt{
+		upsertHour:     &e.batch.hour,
+		updateCounters: &e.batch.account,
+		insertName:     &e.batch.name,
+		upsertSpend:    &e.batch.spend,
+	}
+	for i, n := range chunks {
+		statements[insertStatement(n)] = &e.batch.rows[i]
+	}
+	for query, stmt := range statements {
 		if *stmt, err = e.s.writer.PrepareContext(ctx, query); err != nil {
 			return err
 		}
@@ -69,34 +76,33 @@ func (e *sqliteEngine) prepareBatch(ctx context.Context) (err error) {
 var errSomeThere = errors.New("some rows are there already")
 
 func (e *sqliteEngine) insertRequests(ctx context.Context, rows []Row) error {
-	err := e.insertRows(ctx, rows, chunk)
+	err := e.insertRows(ctx, rows, chunks[0])
 	if errors.Is(err, errSomeThere) {
 		err = e.insertRows(ctx, rows, 1)
 	}
 	return err
 }
 
-// insertRows inserts size rows at a time, 1 or chunk; a rest goes row by row.
-func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, size int) error {
+// insertRows inserts as many rows at a time as most allows.
+func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, most int) error {
 	return e.s.write(ctx, ChangedUsage, func(ctx context.Context, tx *sql.Tx) error {
-		byChunk, byRow := tx.StmtContext(ctx, e.batch.chunk), tx.StmtContext(ctx, e.batch.row)
 		sums, stored := newSummary(&e.s.models), 0
-		for len(rows) > 0 {
-			stmt, n := byChunk, chunk
-			if size == 1 || len(rows) < chunk {
-				stmt, n = byRow, 1
-			}
-			isNew, err := insertChunk(ctx, stmt, rows[:n])
-			if err != nil {
-				return err
-			}
-			if isNew {
+		args := make([]any, 0, min(most, len(rows))*rowValues)
+		for i, n := range chunks {
+			stmt := tx.StmtContext(ctx, e.batch.rows[i])
+			for ; n <= min(most, len(rows)); rows = rows[n:] {
+				isNew, err := insertChunk(ctx, stmt, args, rows[:n])
+				if err != nil {
+					return err
+				}
+				if !isNew {
+					continue
+				}
 				for i := range rows[:n] {
 					sums.add(&rows[i])
 				}
 				stored += n
 			}
-			rows = rows[n:]
 		}
 		if stored == 0 {
 			return nil
@@ -108,9 +114,9 @@ func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, size int) err
 	})
 }
 
-// insertChunk reports whether the rows, all of them, are new.
-func insertChunk(ctx context.Context, insert *sql.Stmt, rows []Row) (isNew bool, err error) {
-	var args []any
+// insertChunk reports whether the rows, all of them, are new. args is room for
+// their values.
+func insertChunk(ctx context.Context, insert *sql.Stmt, args []any, rows []Row) (isNew bool, err error) {
 	for i := range rows {
 		if args, err = appendValues(args, &rows[i]); err != nil {
 			return false, err
