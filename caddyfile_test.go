@@ -6,10 +6,12 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 )
 
@@ -129,4 +131,42 @@ func TestACaddyfileMistakeNamesLineValueAndWhatIsAllowed(t *testing.T) {
 			t.Errorf("%s%s\n got: %s\nwant: %s", c.global, c.site, got, c.want)
 		}
 	}
+}
+
+// FuzzCaddyfile reads the lines of a block as the directive's and as the global
+// option's: what is taken must survive JSON, what is not must be an error.
+func FuzzCaddyfile(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.caddyfiletest")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, block := range strings.Split(string(text), "claude_balancer")[1:] {
+			f.Add(block)
+		}
+	}
+	f.Add("{\npolicy random\nsession_affinity off\n}")
+	f.Add("{\nprice * 1 2 3 4 5\nplan max {\nmodels *\n}\n}")
+	f.Fuzz(func(t *testing.T, block string) {
+		for _, module := range []caddyfile.Unmarshaler{new(Handler), new(App)} {
+			if module.UnmarshalCaddyfile(caddyfile.NewTestDispenser("claude_balancer "+block)) != nil {
+				continue
+			}
+			raw, err := json.Marshal(module)
+			if err != nil {
+				t.Fatalf("%q: %v", block, err)
+			}
+			again := reflect.New(reflect.TypeOf(module).Elem()).Interface()
+			if err := json.Unmarshal(raw, again); err != nil {
+				t.Fatalf("%q: %s: %v", block, raw, err)
+			}
+			if twice, err := json.Marshal(again); err != nil || !bytes.Equal(raw, twice) {
+				t.Errorf("%q: %s became %s: %v", block, raw, twice, err)
+			}
+		}
+	})
 }

@@ -250,9 +250,15 @@ func (p *process) message(ctx context.Context, client *http.Client, stream bool)
 	return res.StatusCode, string(text), err
 }
 
+// TestStreamsOfEveryHTTPVersionSurviveReloads makes 12 reloads while the streams
+// run; with CLAUDE_BALANCER_LONG=1 it makes 50.
 func TestStreamsOfEveryHTTPVersionSurviveReloads(t *testing.T) {
 	t.Parallel()
-	p := newProcess(t, simulator.Options{Pace: 50 * time.Millisecond, Output: 60})
+	reloads := 12
+	if os.Getenv("CLAUDE_BALANCER_LONG") != "" {
+		reloads = 50
+	}
+	p := newProcess(t, simulator.Options{Pace: time.Duration(reloads) * 20 * time.Millisecond}) // longer than they take
 	other := filepath.Join(p.dir, "other.db")
 	configs := []string{
 		p.config("", "policy round_robin"),
@@ -277,11 +283,12 @@ func TestStreamsOfEveryHTTPVersionSurviveReloads(t *testing.T) {
 		}()
 	}
 	p.waitFor("all streams run", func() bool { return p.sim.ActiveStreams() == 6 })
-	reloads := 0
-	for ; reloads < 12 || p.sim.ActiveStreams() > 0; reloads++ {
-		p.reload(configs[reloads%4], 200)
+	for n := range reloads {
+		p.reload(configs[n%4], 200)
 	}
-	t.Logf("%d reloads", reloads)
+	if n := p.sim.ActiveStreams(); n != 6 {
+		t.Errorf("after %d reloads %d streams of 6 run", reloads, n)
+	}
 	p.reload(configs[3], 200)
 	for range 6 {
 		if e := <-ends; e.problem != "" {
@@ -326,24 +333,54 @@ func TestABrokenAnswerNeverEndsCleanlyOnAnyHTTPVersion(t *testing.T) {
 
 func TestAFailedReloadChangesNothing(t *testing.T) {
 	t.Parallel()
-	p := newProcess(t, simulator.Options{})
+	p := newProcess(t, simulator.Options{Pace: 50 * time.Millisecond, Output: 60})
 	p.start(p.config("", ""))
 	p.add("work", "max")
 	broken := filepath.Join(p.dir, "broken.db")
 	if err := os.WriteFile(broken, []byte(strings.Repeat("this is no database ", 100)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	answer := p.reload(p.config("store sqlite "+broken, "policy random"), 400)
-	if !strings.Contains(string(answer), broken) {
-		t.Errorf("the error does not name the file: %s", answer)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if status, body, err := p.message(t.Context(), p.client("1"), false); status != 200 || err != nil {
-		t.Errorf("%d %v %s", status, err, body)
+	defer taken.Close()
+	_, port, _ := net.SplitHostPort(taken.Addr().String())
+
+	before := p.get("/config/")
+	streamed := make(chan string, 1)
+	go func() {
+		_, body, err := p.message(t.Context(), p.client("2"), true)
+		streamed <- fmt.Sprint(body, err)
+	}()
+	p.waitFor("the stream runs", func() bool { return p.sim.ActiveStreams() == 1 })
+	for _, c := range []struct{ name, config, says string }{
+		{"a file that is no database", p.config("store sqlite "+broken, "policy random"), broken},
+		{"a key that is not there", p.config("encryption_key {env.NO_SUCH_KEY}", "policy random"), "encryption key is missing"},
+		{"the same with a store of its own", p.config("store sqlite "+filepath.Join(p.dir, "new.db")+"\nencryption_key {env.NO_SUCH_KEY}", ""), "encryption key is missing"},
+		{"a port that is taken", strings.Replace(p.config("history off", "policy random"), "https://localhost:", "http://localhost:"+port+", https://localhost:", 1), "address already in use"},
+	} {
+		if answer := p.reload(c.config, 400); !strings.Contains(string(answer), c.says) {
+			t.Errorf("%s: %s", c.name, answer)
+		}
+		if after := p.get("/config/"); !bytes.Equal(before, after) {
+			t.Errorf("%s: the configuration is now %s", c.name, after)
+		}
+		if status, body, err := p.message(t.Context(), p.client("1"), false); status != 200 || err != nil {
+			t.Errorf("%s: %d %v %s", c.name, status, err, body)
+		}
+		var accounts []api.Account
+		if err := json.Unmarshal(p.ask("GET", "/claude_balancer/accounts", nil, 200), &accounts); err != nil || len(accounts) != 1 {
+			t.Errorf("%s: the admin endpoint lost the pool: %v %v", c.name, accounts, err)
+		}
 	}
-	var accounts []api.Account
-	if err := json.Unmarshal(p.ask("GET", "/claude_balancer/accounts", nil, 200), &accounts); err != nil || len(accounts) != 1 {
-		t.Errorf("the admin endpoint lost the pool: %v %v", accounts, err)
+	if body := <-streamed; !strings.Contains(body, `"type":"message_stop"`) {
+		t.Errorf("the stream was cut: …%s", body[max(0, len(body)-200):])
 	}
+	// What a failed configuration had put in force is undone: history goes on.
+	n := p.history()
+	p.serves()
+	p.waitFor("the history goes on", func() bool { return p.history() == n+1 })
 }
 
 func TestValidateAndAdaptTouchNothing(t *testing.T) {
