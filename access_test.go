@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // from returns the rig as clients of that address reach it.
@@ -79,6 +80,7 @@ const whoReachesWhat = `
 | remote, key limited to models: one of them | 200 | 401 | 401 | 200 | no connection |
 | remote, key limited to models: another model | 400 | 401 | 401 | 200 | no connection |
 | remote, key limited to accounts: served by one of them | 200 | 401 | 401 | 200 | no connection |
+| remote, signed in by /login | 200 | 401 | 401 | 200 | no connection |
 | local browser, page of another origin | 401 | 200* | 200* | 200* | 403 |
 | local browser, DNS-rebound host | 401 | 401 | 401 | 200 | 403 |
 `
@@ -89,7 +91,7 @@ func TestAccessThroughARunningCaddy(t *testing.T) {
 	s := newServer(t)
 	port, trusting, behind, secure := freePort(t), freePort(t), freePort(t), freePort(t)
 	socket := filepath.Join(s.dir, "site.sock")
-	site := "claude_balancer {\nupstream " + s.up.URL + "\npolicy priority\n}\n"
+	site := "claude_balancer {\nupstream " + s.up.URL + "\npolicy priority\nsign_in on\n}\n"
 	s.load(fmt.Sprintf(`{
 	admin localhost:%s
 	skip_install_trust
@@ -131,6 +133,8 @@ https://localhost:%s {
 	s.add("b", "max")
 	s.prefer("a")
 	keys := s.keys()
+	claude := &gatewayClient{t: t, base: "http://127.0.0.1:" + port, do: http.DefaultTransport.RoundTrip, wait: func(time.Duration) {}}
+	claude.signIn(keys.client)
 
 	message := func(network, address string, header ...string) visit {
 		return visit{network: network, address: address, method: "POST", path: "/v1/messages", body: messageBody(sonnet, false), header: header}
@@ -169,6 +173,7 @@ https://localhost:%s {
 			remote("remote, key limited to models: one of them", keys.models, haiku),
 			remote("remote, key limited to models: another model", keys.models, opus),
 			remote("remote, key limited to accounts: served by one of them", keys.accounts, ""),
+			{name: "remote, signed in by /login", address: far + ":" + port, admin: far + ":" + s.admin, proxy: claude.bearer(), site: []string{"Authorization", basicAuth(claude.tokens.Access)}},
 			{name: "local browser, page of another origin", address: near, admin: "localhost:" + s.admin, proxy: append(evil, "Content-Type", "text/plain"), site: evil, page: true},
 			{name: "local browser, DNS-rebound host", address: near, admin: "localhost:" + s.admin, host: "evil.example:" + port},
 		} {
