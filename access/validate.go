@@ -70,6 +70,12 @@ func ValidatePatch(k store.Key, p api.KeyPatch, now time.Time) (store.Key, error
 	return k, nil
 }
 
+// Larger limits bound nothing, and are a slip of the keyboard.
+const (
+	maxCount  = 1_000_000
+	maxAmount = 1_000_000_000 // US dollars
+)
+
 // checker turns the members of a body into settings and keeps the first error.
 type checker struct{ err error }
 
@@ -115,7 +121,10 @@ func (c *checker) future(member string, v *int64, now time.Time) time.Time {
 		return time.Time{}
 	}
 	t := time.UnixMilli(*v).UTC()
-	if !t.After(now) {
+	switch {
+	case t.Year() > 9999:
+		c.fail("%s is %d, which is after the year 9999: give milliseconds since 1970, or leave it out for a key that does not expire", member, *v)
+	case !t.After(now):
 		c.fail("%s is %d, which is in the past: give milliseconds since 1970, or leave it out for a key that does not expire", member, *v)
 	}
 	return t
@@ -125,8 +134,11 @@ func (c *checker) count(member string, v *int) int {
 	if v == nil {
 		return 0
 	}
-	if *v < 0 {
+	switch {
+	case *v < 0:
 		c.fail("%s is %d, but may not be negative; 0 means no limit", member, *v)
+	case *v > maxCount:
+		c.fail("%s is %d, but may be up to %d; 0 means no limit", member, *v, maxCount)
 	}
 	return *v
 }
@@ -135,8 +147,8 @@ func (c *checker) amount(member string, v *float64) *float64 {
 	if v == nil {
 		return nil
 	}
-	if !(*v > 0) {
-		c.fail("%s is %v, but must be more than 0; leave it out for no budget", member, *v)
+	if !(*v > 0 && *v <= maxAmount) {
+		c.fail("%s is %v, but must be more than 0 and up to %d; leave it out for no budget", member, *v, maxAmount)
 	}
 	usd := *v
 	return &usd

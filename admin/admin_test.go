@@ -200,7 +200,7 @@ func TestAFilteredDeleteDoesNotClearTheHistory(t *testing.T) {
 func TestQueriesThatCannotBeReadAreRefused(t *testing.T) {
 	t.Parallel()
 	server := serve(t, new(fakeBackend))
-	for _, path := range []string{"/requests?limit=0", "/requests?limit=1001", "/requests?outcome=bad", "/requests?a=%zz", "/stats?since=later", "/explain?a=b;c"} {
+	for _, path := range []string{"/requests?limit=0", "/requests?limit=1001", "/requests?outcome=bad", "/requests?a=%zz", "/stats?since=later", "/stats?sinse=1h", "/requests?limit=5&limit=6", "/requests?acount=a", "/explain?plan=max", "/explain?a=b;c"} {
 		if status, answer, _ := send(t, server, "GET", prefix+path, ""); status != 400 {
 			t.Errorf("%s: %d %s", path, status, answer)
 		}

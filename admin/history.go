@@ -5,6 +5,8 @@ package admin
 import (
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/claude-balancer/claude-balancer/api"
 )
@@ -15,7 +17,7 @@ type deleted struct {
 }
 
 func listRequests(b api.Backend, w http.ResponseWriter, r *http.Request) error {
-	values, err := queryOf(r)
+	values, err := queryOf(r, "limit", "before", "account", "model", "outcome", "client")
 	if err != nil {
 		return err
 	}
@@ -40,7 +42,7 @@ func clearRequests(b api.Backend, w http.ResponseWriter, r *http.Request) error 
 }
 
 func (a *adminAPI) getStats(b api.Backend, w http.ResponseWriter, r *http.Request) error {
-	values, err := queryOf(r)
+	values, err := queryOf(r, "since")
 	if err != nil {
 		return err
 	}
@@ -60,7 +62,7 @@ func resetStats(b api.Backend, w http.ResponseWriter, r *http.Request) error {
 }
 
 func explain(b api.Backend, w http.ResponseWriter, r *http.Request) error {
-	values, err := queryOf(r)
+	values, err := queryOf(r, "model", "session", "key")
 	if err != nil {
 		return err
 	}
@@ -77,11 +79,20 @@ func listAudit(b api.Backend, w http.ResponseWriter, r *http.Request) error {
 	return replyList(w, entries, err)
 }
 
-// queryOf is strict where URL.Query silently drops what it cannot read.
-func queryOf(r *http.Request) (url.Values, error) {
+// queryOf reads the query strictly: a parameter that is misspelt or given twice
+// would be a filter that does nothing.
+func queryOf(r *http.Request, known ...string) (url.Values, error) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, api.BadRequest("the query is malformed: %v", err)
+	}
+	for name, given := range values {
+		if !slices.Contains(known, name) {
+			return nil, api.BadRequest("unknown parameter %q: known are %s", name, strings.Join(known, ", "))
+		}
+		if len(given) > 1 {
+			return nil, api.BadRequest("parameter %q is given twice", name)
+		}
 	}
 	return values, nil
 }
