@@ -2,6 +2,7 @@ package claudebalancer
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/claude-balancer/claude-balancer/access"
+	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/oauth"
 	"github.com/claude-balancer/claude-balancer/selection"
 )
@@ -181,6 +183,14 @@ func (a *App) parseHistory(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// checkPlanName: plans are told apart by people, as accounts are.
+func checkPlanName(name string) error {
+	if valid, err := api.ValidName(name); err != nil || valid != name {
+		return fmt.Errorf("plan is %q, but must be a name of 1 to %d printable characters", name, api.MaxNameLength)
+	}
+	return nil
+}
+
 func (a *App) parsePlan(d *caddyfile.Dispenser) error {
 	var name string
 	if !d.AllArgs(&name) {
@@ -188,6 +198,9 @@ func (a *App) parsePlan(d *caddyfile.Dispenser) error {
 	}
 	if _, twice := a.Plans[name]; twice {
 		return d.Errf("plan %s is already specified", name)
+	}
+	if err := checkPlanName(name); err != nil {
+		return d.WrapErr(err)
 	}
 	var plan selection.Plan
 	err := block(d, nil, func(word string) error {

@@ -118,6 +118,7 @@ func TestACaddyfileMistakeNamesLineValueAndWhatIsAllowed(t *testing.T) {
 		{global: "plan team {\n}", want: "plan team needs a line with its models"},
 		{global: "plan team {\n models a,b\n}", want: "plan team: 'a,b' is no glob"},
 		{global: "plan team {\n model a\n}", want: "unrecognized option 'model' of plan team: allowed are models and except"},
+		{global: "plan \"\" {\n models a\n}", want: `plan is "", but must be a name of 1 to 64 printable characters`},
 		{global: "plan a {\n models x\n}\nplan a {\n models y\n}", want: "plan a is already specified"},
 		{global: "oauth {\n preset new\n}", want: "preset is 'new', but may be current or legacy"},
 		{global: "oauth {\n token_url here\n}", want: "token_url is 'here', but must be an http or https URL"},

@@ -196,6 +196,9 @@ func (a *App) Validate() error {
 		}
 	}
 	for name, plan := range a.Plans {
+		if err := checkPlanName(name); err != nil {
+			return err
+		}
 		if len(plan.Models) == 0 {
 			return fmt.Errorf("plan %s: models must list at least one glob", name)
 		}
