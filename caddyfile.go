@@ -19,6 +19,7 @@ import (
 	"github.com/claude-balancer/claude-balancer/access"
 	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/oauth"
+	"github.com/claude-balancer/claude-balancer/secret"
 	"github.com/claude-balancer/claude-balancer/selection"
 )
 
@@ -130,7 +131,7 @@ func (a *App) parseStore(d *caddyfile.Dispenser) error {
 		if len(args) != 1 {
 			return d.Err("store postgres needs the database's URL, as {env.NAME} or {file./path}")
 		}
-		if a.Store.URL = args[0]; !isSecretPlaceholder(args[0]) {
+		if a.Store.URL = args[0]; !secret.IsReference(args[0]) {
 			return d.Err("store postgres must be followed by {env.NAME} or {file./path}, not the URL itself: it holds a password, and Caddy stores and shows its configuration")
 		}
 	case driverSQLite:
@@ -152,7 +153,7 @@ func (a *App) parseEncryptionKey(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	for _, key := range a.EncryptionKey {
-		if !isSecretPlaceholder(key) {
+		if !secret.IsReference(key) {
 			return d.Err("encryption_key must be {env.NAME} or {file./path}, not the key itself: Caddy stores and shows its configuration")
 		}
 	}

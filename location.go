@@ -57,7 +57,7 @@ func (c *StoreConfig) validate() error {
 		if c.Path != "" {
 			return errors.New("driver postgres has a url, not a path")
 		}
-		if !isSecretPlaceholder(c.URL) {
+		if !secret.IsReference(c.URL) {
 			return errors.New("give the url as {env.NAME} or {file./path}, not literally: it holds a password, and Caddy stores and shows its configuration")
 		}
 	case "", driverSQLite:

@@ -24,6 +24,7 @@ import (
 	"github.com/claude-balancer/claude-balancer/anthropic"
 	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/oauth"
+	"github.com/claude-balancer/claude-balancer/secret"
 	"github.com/claude-balancer/claude-balancer/selection"
 	"github.com/claude-balancer/claude-balancer/selection/policies"
 	"github.com/claude-balancer/claude-balancer/store"
@@ -191,7 +192,7 @@ func (a *App) Validate() error {
 		return fmt.Errorf("plan: %d plans are defined; %d are allowed", len(a.plans), selection.MaxPlans)
 	}
 	for _, p := range a.EncryptionKey {
-		if !isSecretPlaceholder(p) {
+		if !secret.IsReference(p) {
 			return errors.New("encryption_key: give the key as {env.NAME} or {file./path}, not literally: Caddy stores and shows its configuration")
 		}
 	}
@@ -337,11 +338,6 @@ func (c *OAuthConfig) endpoints() (oauth.Endpoints, error) {
 		e.Scopes = c.Scopes
 	}
 	return e, nil
-}
-
-// isSecretPlaceholder reports whether s stands for a secret that is elsewhere.
-func isSecretPlaceholder(s string) bool {
-	return (strings.HasPrefix(s, "{env.") || strings.HasPrefix(s, "{file.")) && strings.HasSuffix(s, "}")
 }
 
 // sealer reads the encryption keys that the placeholders stand for; nil

@@ -77,7 +77,7 @@ func (c *cli) attach(cmd *cobra.Command) {
 		c.pauseCommand(), c.resumeCommand(), c.refreshCommand(), c.clearLimitsCommand(), c.removeCommand(),
 		c.statsCommand(), c.historyCommand(), c.exportCommand(), c.explainCommand(),
 		c.keysCommand(), c.auditCommand(),
-		c.resetStatsCommand(), c.clearHistoryCommand(),
+		c.resetStatsCommand(), c.clearHistoryCommand(), c.migrateStoreCommand(),
 		c.versionCommand(), helpCommand(),
 	)
 }

@@ -218,7 +218,12 @@ func TestFailuresAreOnePlainSentence(t *testing.T) {
 		"export --format xml":             `unknown format "xml": use csv or jsonl`,
 		"import a":                        `the credentials file is missing: give --file, for instance --file ~/.claude/.credentials.json`,
 		"import a --file /nowhere":        `open /nowhere: no such file or directory`,
-		"show evil\x1b[2J\n":              `account "evil\x1b[2J\n" not found`,
+		"migrate-store":                   `both --from and --to are needed: sqlite:<path> or postgres:{env.NAME}`,
+		"migrate-store --from sqlite:x --to postgres://u:hidden@h/d": `--to: give the URL as postgres:{env.NAME} or postgres:{file./path}, since it holds a password`,
+		"migrate-store --from sqlite:x --to postgres:{env.NOT_SET}":  `--to: there is no URL in {env.NOT_SET}`,
+		"migrate-store --from sqlite:x --to sqlite:y":                `one of the two stores must be SQLite, the other PostgreSQL`,
+		"migrate-store --from mysql:x":                               `--from must begin with sqlite: and a path, or postgres: and {env.NAME} or {file./path}`,
+		"show evil\x1b[2J\n":                                         `account "evil\x1b[2J\n" not found`,
 	} {
 		words := strings.Split(args, " ")
 		if got := (person{server: server}).fails(t, words...); got != want {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 )
 
 // Redacted is what every formatter, logger and encoder gets to see.
@@ -58,4 +59,10 @@ func (s *String) UnmarshalJSON(data []byte) error {
 		s.value = *v
 	}
 	return nil
+}
+
+// IsReference reports whether s is a placeholder for a secret that is kept
+// elsewhere, as a configuration must name it: {env.NAME} or {file./path}.
+func IsReference(s string) bool {
+	return (strings.HasPrefix(s, "{env.") || strings.HasPrefix(s, "{file.")) && strings.HasSuffix(s, "}")
 }

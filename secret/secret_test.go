@@ -76,3 +76,14 @@ func TestEqualComparesValues(t *testing.T) {
 		t.Fatal("IsZero is wrong")
 	}
 }
+
+func TestOnlyPlaceholdersOfEnvironmentAndFilesAreReferences(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]bool{
+		"{env.KEY}": true, "{file./run/secrets/key}": true, "": false, "key": false, "{env.KEY": false, "{http.request.host}": false, "x{env.KEY}": false,
+	} {
+		if secret.IsReference(s) != want {
+			t.Errorf("%q: %v", s, !want)
+		}
+	}
+}

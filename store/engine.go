@@ -45,6 +45,11 @@ type engine interface {
 	// insertRequests stores rows of the history with their sums, in one
 	// transaction; those that are there already are ignored, sums and all.
 	insertRequests(ctx context.Context, rows []Row) error
+	// makeRoom makes ready for rows of the history of the given times in ms.
+	makeRoom(ctx context.Context, times []int64) error
+	// recount makes right what the database keeps beside its rows, after they
+	// were put there from elsewhere.
+	recount(ctx context.Context, tx *sql.Tx) error
 	// saveSummary adds a batch's sums to the stored ones.
 	saveSummary(ctx context.Context, tx *sql.Tx, sums *summary) error
 	// pruneRequests deletes rows of the history that are older than the given

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -81,6 +82,29 @@ func (e *postgresEngine) makeDay(ctx context.Context, day int64) error {
 		e.days.learn(day)
 	}
 	return err
+}
+
+func (e *postgresEngine) makeRoom(ctx context.Context, times []int64) error {
+	for _, ms := range times {
+		if err := e.makeDay(ctx, dayOf(ms)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *postgresEngine) recount(ctx context.Context, tx *sql.Tx) error {
+	for _, query := range []string{
+		`SET LOCAL statement_timeout = 0`,
+		`UPDATE request_days SET requests = (SELECT COUNT(*) FROM requests
+			WHERE timestamp >= request_days.day AND timestamp < request_days.day + ` + strconv.Itoa(dayMillis) + `)`,
+		`SELECT setval(pg_get_serial_sequence('audit', 'id'), (SELECT COALESCE(MAX(id), 0) + 1 FROM audit), false)`,
+	} {
+		if _, err := tx.ExecContext(ctx, query); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const insertUnnested = `INSERT INTO requests (id, timestamp, method, path, account_used, account_id, plan_type, model_used,
@@ -156,11 +180,10 @@ func (e *postgresEngine) insertRequests(ctx context.Context, rows []Row) error {
 	if err != nil {
 		return err
 	}
+	times := columnOf(rows, func(r *Row) int64 { return r.Timestamp })
 	for try := 0; ; try++ {
-		for i := range rows {
-			if err := e.makeDay(ctx, dayOf(rows[i].Timestamp)); err != nil {
-				return err
-			}
+		if err := e.makeRoom(ctx, times); err != nil {
+			return err
 		}
 		err := e.insertColumns(ctx, rows, columns)
 		if postgresCode(err) != pgCheck || try > 0 {

@@ -186,6 +186,13 @@ func (e *sqliteEngine) saveSummary(ctx context.Context, tx *sql.Tx, sums *summar
 	return nil
 }
 
+func (e *sqliteEngine) makeRoom(context.Context, []int64) error { return nil }
+
+func (e *sqliteEngine) recount(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `UPDATE counters SET value = (SELECT COUNT(*) FROM requests) WHERE name = ?`, counterRequests)
+	return err
+}
+
 func (e *sqliteEngine) pruneRequests(ctx context.Context, before, maxRows int64) (deleted int64, err error) {
 	deleted, err = e.deleteRows(ctx, before, math.MaxInt64)
 	if err == nil && maxRows > 0 {

@@ -73,6 +73,9 @@ func (s *Store) open(ctx context.Context) error {
 	if err := s.engine.migrate(ctx); err != nil {
 		return err
 	}
+	if err := s.refuseCopy(ctx); err != nil {
+		return err
+	}
 	if err := s.resealAll(ctx); err != nil {
 		return err
 	}
