@@ -44,7 +44,6 @@ func figures() []figure {
 		}},
 		{"failed or short of 20,000 streams, upstream at once", failedStreams},
 		{"the parts by themselves", parts},
-		{"scale", scale},
 	}
 	return all
 }
@@ -126,26 +125,4 @@ func failedStreams(ctx context.Context, b *bench) ([]line, error) {
 		name: fmt.Sprintf("failed or short of %d streams, upstream at once", l.count), absolute: true,
 		base: exactly(counts[plain.name]), ours: exactly(counts[ours.name]), ratio: exactly(counts[ours.name]), control: exactly(0),
 	}}, nil
-}
-
-// scale shows that a request costs the same with many accounts, and with many
-// conversations.
-func scale(ctx context.Context, b *bench) ([]line, error) {
-	l := load{conns: 32, body: small, last: b.round()}
-	many := balancer("1,000 accounts", 1000)
-	one := balancer("1 account", 1)
-	samples, err := b.sideBySide(ctx, l, atOnce, one, ours, many)
-	if err != nil {
-		return nil, err
-	}
-	base := each(samples[one.name], cpuPerTenThousand)
-	var lines []line
-	for _, v := range []variant{ours, many} {
-		mine := each(samples[v.name], cpuPerTenThousand)
-		lines = append(lines, line{
-			name: fmt.Sprintf("CPU per request with %d accounts, to one with 1", v.accounts), unit: "CPU-s per 10,000",
-			base: spreadOf(base), ours: spreadOf(mine), ratio: spreadOf(ratios(mine, base)),
-		})
-	}
-	return lines, nil
 }

@@ -6,6 +6,7 @@
 //	go run ./bench                          # -quick: in under two
 //	go run ./bench -only cpu -rounds 12     # figures whose name holds "cpu"
 //	go run ./bench -o docs/benchmarks.md    # replaces the table in that file
+//	go run ./bench -curves -rows 10000000   # what a request costs with much of everything
 //
 // Everything listens on the loopback alone, and ends with the command. What is
 // compared is CPU time by the system's own accounting, which other work on the
@@ -14,10 +15,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -40,8 +43,9 @@ const (
 
 // The longest that a run may take.
 const (
-	quickLimit = 2 * time.Minute
-	fullLimit  = 15 * time.Minute
+	quickLimit  = 2 * time.Minute
+	fullLimit   = 15 * time.Minute
+	curvesLimit = time.Hour // most of it goes into writing rows
 )
 
 func main() {
@@ -59,6 +63,8 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 0, "`number` of rounds (default 6, with -quick 2)")
 	flag.StringVar(&o.out, "o", "", "Markdown `file` whose table is replaced with the result")
 	flag.StringVar(&o.profile, "profile", "", "`folder` for CPU and allocation profiles of every load")
+	flag.BoolVar(&o.curves, "curves", false, "measure what a request costs with few and with many accounts, conversations and rows, instead")
+	flag.IntVar(&o.rows, "rows", 1_000_000, "the largest `number` of rows for -curves; ten million take minutes to write")
 	flag.BoolVar(&o.floor, "floor", false, "measure the least that a handler in Caddy can cost, too")
 	flag.Parse()
 	if o.rounds < 0 || o.rounds > 100 || flag.NArg() > 0 {
@@ -77,9 +83,9 @@ func fatal(err error) {
 }
 
 type options struct {
-	quick, floor       bool
-	only, out, profile string
-	rounds             int
+	quick, floor, curves bool
+	only, out, profile   string
+	rounds, rows         int
 }
 
 // setDefaults fills in what the flags left open.
@@ -89,6 +95,10 @@ func (o *options) setDefaults() (limit time.Duration) {
 		limit = quickLimit
 	}
 	switch {
+	case o.curves && o.rounds == 0:
+		o.rounds, limit = 6, curvesLimit
+	case o.curves:
+		limit = curvesLimit
 	case o.rounds > 0:
 		limit *= time.Duration(max(1, o.rounds/6))
 	case o.quick:
@@ -127,24 +137,34 @@ func run(o options) error {
 
 	r := &report{started: time.Now(), options: o}
 	b := &bench{options: o, dir: dir, up: up}
+	if o.curves {
+		return show(o.out, curvesPlace, func(w io.Writer) error { return drawCurves(ctx, b, w) })
+	}
 	for _, f := range figures() {
 		if !strings.Contains(f.name, o.only) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "%s …\n", f.name)
 		lines, err := f.measure(ctx, b)
-		if ctx.Err() != nil {
-			return errors.Join(fmt.Errorf("%s: stopped after %s", f.name, time.Since(r.started).Round(time.Second)), err)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", f.name, err)
+		if err != nil || ctx.Err() != nil {
+			err = fmt.Errorf("%s, after %s: %w", f.name, time.Since(r.started).Round(time.Second), errors.Join(err, ctx.Err()))
+			return errors.Join(r.print(os.Stdout), err) // what there is, but into no file
 		}
 		r.lines = append(r.lines, lines...)
 	}
-	if err := r.print(os.Stdout); err != nil || o.out == "" {
+	return show(o.out, tablePlace, r.print)
+}
+
+// show prints something, and puts it into its place in a file if there is one.
+func show(file, place string, print func(io.Writer) error) error {
+	var text bytes.Buffer
+	if err := print(&text); err != nil {
 		return err
 	}
-	return r.replaceIn(o.out)
+	if _, err := os.Stdout.Write(text.Bytes()); err != nil || file == "" {
+		return err
+	}
+	return replaceIn(file, place, text.Bytes())
 }
 
 // bench is what the figures are measured with.

@@ -23,6 +23,8 @@ type variant struct {
 	site     func(u *upstream, way string) string // lines of the site
 	accounts int                                  // that the balancer gets
 	direct   bool                                 // no Caddy at all
+
+	fill func(ctx context.Context, path string) error // puts something into the store before the start; nil = nothing
 }
 
 // process is a variant's Caddy.
@@ -69,6 +71,11 @@ http://127.0.0.1:%d {
 	file := filepath.Join(dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
+	}
+	if v.fill != nil {
+		if err := v.fill(ctx, storePath(dir)); err != nil {
+			return nil, fmt.Errorf("fill the store: %w", err)
+		}
 	}
 	p := &process{addr: fmt.Sprintf("127.0.0.1:%d", port), dead: make(chan error, 1)}
 	p.admin.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -3,13 +3,13 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -161,30 +161,23 @@ func processor() string {
 	return "?"
 }
 
-// The table's place in a file.
+// Places in a file, each between two comments.
 const (
-	tableBegins = "<!-- go run ./bench -o: begin -->\n"
-	tableEnds   = "<!-- go run ./bench -o: end -->\n"
+	tablePlace  = "go run ./bench"
+	curvesPlace = "go run ./bench -curves"
 )
 
-// replaceIn puts the report in place of the last one in a file.
-func (r *report) replaceIn(file string) error {
+// replaceIn puts text in place of what is there in a file.
+func replaceIn(file, place string, text []byte) error {
 	old, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	before, rest, begins := bytes.Cut(old, []byte(tableBegins))
-	_, after, ends := bytes.Cut(rest, []byte(tableEnds))
+	begin, end := "<!-- "+place+": begin -->\n", "<!-- "+place+": end -->\n"
+	before, rest, begins := bytes.Cut(old, []byte(begin))
+	_, after, ends := bytes.Cut(rest, []byte(end))
 	if !begins || !ends {
-		return errors.New(file + " has no place for the table")
+		return fmt.Errorf("%s has no place for %s", file, place)
 	}
-	var b bytes.Buffer
-	b.Write(before)
-	b.WriteString(tableBegins)
-	if err := r.print(&b); err != nil {
-		return err
-	}
-	b.WriteString(tableEnds)
-	b.Write(after)
-	return os.WriteFile(file, b.Bytes(), 0o644)
+	return os.WriteFile(file, slices.Concat(before, []byte(begin), text, []byte(end), after), 0o644)
 }
