@@ -1,6 +1,7 @@
 package claudebalancer
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,13 +9,16 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"flag"
 	"fmt"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,7 +40,10 @@ const inLab = "CLAUDE_BALANCER_TEST_IN_LAB"
 // enterLab runs this test again, inside, and shows what it said.
 func enterLab(t *testing.T, caddy string) {
 	t.Helper()
-	inside := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v")
+	inside := exec.Command(os.Args[0], "-test.run", flag.Lookup("test.run").Value.String(), "-test.v")
+	if !strings.Contains(inside.Args[2], "/") { // else it names pages
+		inside.Args[2] = "^" + t.Name() + "$"
+	}
 	inside.Env = append(os.Environ(), inLab+"="+t.TempDir(), "CLAUDE_BALANCER_TEST_CADDY="+caddy)
 	for name, value := range goFolders(t) {
 		inside.Env = append(inside.Env, name+"="+value)
@@ -161,13 +168,13 @@ const (
 // certificate for its names. The authority is in the file that is returned.
 func startProvider(t *testing.T, sim *simulator.Simulator) (authority string) {
 	t.Helper()
-	hosts := "127.0.0.1 localhost claude.example.com\n::1 localhost\n" + providerAddress + " " + providerHosts + "\n"
+	hosts := "127.0.0.1 localhost claude.example.com\n::1 localhost\n" + providerAddress + " " + providerHosts + "\n" + databaseAddress + " " + databaseHost + "\n"
 	if err := os.WriteFile("/etc/hosts", []byte(hosts), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	certificate := certificateFor(t, strings.Fields(providerHosts))
+	certificate := certificateFor(t, strings.Fields(providerHosts)...)
 	authority = filepath.Join(t.TempDir(), "authority.pem")
-	if err := os.WriteFile(authority, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]}), 0o644); err != nil {
+	if err := os.WriteFile(authority, certificatePEM(certificate), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	// Caddy listens on the same port of all addresses, and allows that, too.
@@ -189,15 +196,19 @@ func startProvider(t *testing.T, sim *simulator.Simulator) (authority string) {
 	return authority
 }
 
+func certificatePEM(c tls.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]})
+}
+
 // certificateFor makes a certificate that is its own authority.
-func certificateFor(t *testing.T, names []string) tls.Certificate {
+func certificateFor(t *testing.T, names ...string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "provider of the lab"}, DNSNames: names,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 	}
@@ -206,4 +217,78 @@ func certificateFor(t *testing.T, names []string) tls.Certificate {
 		t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// The database server of the lab.
+const (
+	databaseAddress = "127.0.0.3"
+	databaseHost    = "db.example.com"
+	databaseFolder  = "/var/lib/lab-database"
+)
+
+// startDatabase starts a PostgreSQL server with TLS and adds its authority to
+// the file. It reports whether there is one to start: PostgreSQL has to be
+// installed, and refuses to run as root.
+func startDatabase(t *testing.T, authority string) bool {
+	t.Helper()
+	binaries, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	account, err := user.Lookup("postgres")
+	if len(binaries) == 0 || err != nil {
+		return false
+	}
+	bin := binaries[len(binaries)-1]
+	uid, _ := strconv.Atoi(account.Uid)
+	gid, _ := strconv.Atoi(account.Gid)
+	as := func(name string, args ...string) *exec.Cmd {
+		cmd := exec.Command(filepath.Join(bin, name), args...)
+		cmd.Dir = databaseFolder
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+		return cmd
+	}
+
+	certificate := certificateFor(t, databaseHost)
+	key, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := os.ReadFile(authority)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(databaseFolder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string][]byte{
+		filepath.Join(databaseFolder, "server.crt"): certificatePEM(certificate),
+		filepath.Join(databaseFolder, "server.key"): pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
+		authority: bytes.Join([][]byte{known, certificatePEM(certificate)}, nil),
+	} {
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{databaseFolder, filepath.Join(databaseFolder, "server.crt"), filepath.Join(databaseFolder, "server.key")} {
+		if err := os.Chown(path, uid, gid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data := filepath.Join(databaseFolder, "data")
+	if out, err := as("initdb", "-D", data, "-U", "postgres", "--auth-local=trust", "--auth-host=scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	server := as("postgres", "-D", data, "-c", "fsync=off", "-c", "listen_addresses="+databaseAddress, "-c", "unix_socket_directories="+databaseFolder,
+		"-c", "ssl=on", "-c", "ssl_cert_file=../server.crt", "-c", "ssl_key_file=../server.key")
+	var log bytes.Buffer
+	server.Stdout, server.Stderr = &log, &log
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	})
+	(&rig{t: t}).eventually("the database answers", func() bool {
+		return exec.Command(filepath.Join(bin, "pg_isready"), "-q", "-h", databaseFolder).Run() == nil
+	})
+	return true
 }

@@ -21,8 +21,6 @@ import (
 	"github.com/claude-balancer/claude-balancer/simulator"
 )
 
-const needsPostgres = "it needs a PostgreSQL server; .ci/postgres has one for the tests of the store and of several nodes"
-
 // notRun are the commands that the lab leaves out, each with the reason and with
 // what stands in for it, if later commands build on it.
 var notRun = []struct {
@@ -37,7 +35,6 @@ var notRun = []struct {
 	{regexp.MustCompile(`^claude$`), "Claude Code is not installed here; e2e runs the SDKs with the same variables", ""},
 	{regexp.MustCompile(`^npm `), ".ci/e2e runs it", ""},
 	{regexp.MustCompile(`^go run \./bench`), "it is a measurement of minutes", ""},
-	{regexp.MustCompile(`migrate-store|^createuser |^createdb |^pg_dump |store postgres`), needsPostgres, ""},
 }
 
 // TestEveryCommandAndConfigurationInTheDocsRuns goes through the pages as a
@@ -69,21 +66,23 @@ func TestEveryCommandAndConfigurationInTheDocsRuns(t *testing.T) {
 // reader follows a page in a shell. It has a HOME of its own and lives in the
 // checkout.
 type reader struct {
-	t       *testing.T
-	sim     *simulator.Simulator
-	people  map[string]bool // accounts at the provider
-	home    string
-	env     string // file that holds the shell's variables
-	said    string // by the last command
-	running *exec.Cmd
-	exited  <-chan struct{}
+	t      *testing.T
+	sim    *simulator.Simulator
+	people map[string]bool // accounts at the provider
+
+	authority string // a file: who signs the provider's certificates
+	home      string
+	env       string // file that holds the shell's variables
+	said      string // by the last command
+	running   *exec.Cmd
+	exited    <-chan struct{}
 }
 
 func newReader(t *testing.T, sim *simulator.Simulator, people map[string]bool, authority string) *reader {
 	t.Helper()
-	r := &reader{t: t, sim: sim, people: people, home: t.TempDir()}
+	r := &reader{t: t, sim: sim, people: people, authority: authority, home: t.TempDir()}
 	r.env = filepath.Join(t.TempDir(), "env")
-	r.write(r.env, "export HOME="+r.home+" SSL_CERT_FILE="+authority+" PATH=$PATH:/usr/local/bin\n")
+	r.write(r.env, "export HOME="+r.home+" SSL_CERT_FILE="+authority+" PATH=$PATH:/usr/local/bin:/usr/lib/postgresql/bin\n")
 	// A command fails if the server refuses. claude.example.com has a certificate
 	// that everybody trusts.
 	r.write(filepath.Join(r.home, ".curlrc"), "silent\nshow-error\nfail-with-body\ncacert = "+filepath.Join(r.data(), "pki/authorities/local/root.crt")+"\n")
@@ -133,7 +132,25 @@ func (r *reader) read(page string) {
 	if page == "docs/upgrading.md" {
 		r.mustRun("sqlite3 /srv/claude/claude-accounts.db <store/testdata/s3.sql")
 	}
-	for _, b := range pageBlocks(r.t, page) {
+	blocks := pageBlocks(r.t, page)
+	if slices.ContainsFunc(blocks, onDatabase) {
+		if !startDatabase(r.t, r.authority) {
+			r.t.Skip("PostgreSQL is not installed, or may not be started")
+		}
+		r.mustRun("export PGHOST=" + databaseFolder + " PGUSER=postgres CLAUDE_BALANCER_KEY=" + strings.Repeat("ab", 32))
+		// The database is made before it can be used, where the page shows the
+		// configuration first.
+		slices.SortStableFunc(blocks, func(a, b docBlock) int {
+			switch {
+			case onDatabase(a) == onDatabase(b):
+				return 0
+			case onDatabase(a):
+				return 1
+			}
+			return -1
+		})
+	}
+	for _, b := range blocks {
 		switch {
 		case b.lang == "caddyfile":
 			r.configure(b)
@@ -169,12 +186,12 @@ func ownCertificates(config string) string {
 	return here + "}\n" + config
 }
 
+func onDatabase(b docBlock) bool {
+	return b.lang == "caddyfile" && strings.Contains(b.text, "store postgres")
+}
+
 // configure starts Caddy with a block.
 func (r *reader) configure(b docBlock) {
-	if strings.Contains(b.text, "store postgres") {
-		r.report("not run", b, "("+needsPostgres+")")
-		return
-	}
 	r.writeCaddyfile(b.text)
 	r.write("/etc/caddy/new.key", strings.Repeat("ab", 32))
 	if _, err := os.Stat("/etc/caddy/claude.key"); err != nil {
@@ -263,8 +280,13 @@ func (r *reader) do(b docBlock, command string) {
 		r.start("Caddyfile")
 	}
 	r.prepare(command)
-	if strings.Contains(command, "DELETE FROM") { // "with Caddy stopped"
+	switch {
+	case strings.Contains(command, "DELETE FROM"):
+		r.stop() // as the page says
+	case strings.Contains(command, "migrate-store"):
+		r.ensureAccount("work", nil)
 		r.stop()
+		r.mustRun("mkdir -p /var/lib/caddy && cp ~/.local/share/caddy/claude-accounts.db /var/lib/caddy/")
 	}
 	if err := r.run(r.filled(command)); err != nil {
 		r.t.Errorf("%s: %s: %v\n%s", b, command, err, r.said)
@@ -439,6 +461,9 @@ func (r *reader) run(command string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	if strings.Contains(command, "--pwprompt") {
+		_, _ = io.WriteString(in, "PASSWORD\nPASSWORD\n") // it may have ended
+	}
 	var printed strings.Builder
 	lines := bufio.NewReader(out)
 	for {
@@ -462,6 +487,7 @@ func (r *reader) shell(script string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 3*time.Minute)
 	r.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, "bash", "-c", ". "+r.env+"\n"+script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal that a prompt could ask
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(variable string) bool { return strings.HasPrefix(variable, "XDG_") })
 	return cmd
 }
