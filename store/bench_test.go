@@ -3,14 +3,19 @@
 package store
 
 import (
+	"context"
+	"database/sql"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/claude-balancer/claude-balancer/api"
+	"github.com/claude-balancer/claude-balancer/store/storetest"
 )
 
 func cpuTime(b *testing.B) time.Duration {
@@ -30,10 +35,36 @@ func reportCPU(b *testing.B) {
 	})
 }
 
+// benchEachEngine runs a benchmark for every database.
+func benchEachEngine(b *testing.B, bench func(*testing.B, testDB)) {
+	b.Run("sqlite", func(b *testing.B) {
+		bench(b, testDB{testOptions(filepath.Join(b.TempDir(), "accounts.db"))})
+	})
+	if storetest.HasPostgres() {
+		b.Run("postgres", func(b *testing.B) { bench(b, newPostgresDB(b)) })
+	}
+}
+
+// reportMedian reports the median time of what the returned function measures.
+func reportMedian(b *testing.B) func(func()) {
+	var took []time.Duration
+	b.Cleanup(func() {
+		slices.Sort(took)
+		b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-us")
+	})
+	return func(f func()) {
+		began := time.Now()
+		f()
+		took = append(took, time.Since(began))
+	}
+}
+
 // BenchmarkHistoryRow is the cost of one row, in batches as the recorder makes
 // them: four accounts, three models, ten keys.
-func BenchmarkHistoryRow(b *testing.B) {
-	s := openNew(b)
+func BenchmarkHistoryRow(b *testing.B) { benchEachEngine(b, benchmarkHistoryRow) }
+
+func benchmarkHistoryRow(b *testing.B, db testDB) {
+	s := db.open(b)
 	accounts := make([]Account, 4)
 	for i := range accounts {
 		accounts[i] = account(fmt.Sprint("account-", i))
@@ -67,22 +98,38 @@ func BenchmarkHistoryRow(b *testing.B) {
 // generate fills a store with n rows over thirty days, and their sums.
 func generate(b *testing.B, s *Store, n int) {
 	b.Helper()
-	for _, query := range []string{
-		`WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?1)
-		INSERT INTO requests (id, timestamp, method, path, account_used, account_id, plan_type, model_used, status_code,
-			success, outcome, response_time_ms, client, input_tokens, output_tokens, cost_usd)
-		SELECT printf('%012x', i), ?2 + i * 2592000000 / ?1, 'POST', '/v1/messages', 'a' || i % 10, 'id-a' || i % 10, 'max',
-			'model-' || i % 5, 200, i % 20 > 0, CASE WHEN i % 20 > 0 THEN 'ok' ELSE 'exhausted' END, 300, 'key-' || i % 20,
-			100, 10, 0.01 FROM n`,
-		`INSERT INTO history_accounts (id, name) SELECT DISTINCT account_id, account_used FROM requests WHERE ?1 = ?1 AND ?2 = ?2`,
-		`UPDATE counters SET value = ?1 WHERE name = 'requests' AND ?2 = ?2`,
-	} {
-		must2(b)(s.exec(b.Context(), 0, query, n, start.Add(-30*24*time.Hour).UnixMilli()))
+	source, id, first := `WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < %d)`, `printf('%%012x', i)`, start.Add(-30*24*time.Hour).UnixMilli()
+	if _, ok := s.engine.(*postgresEngine); ok {
+		source, id = `WITH n AS (SELECT generate_series(0, %d - 1) AS i)`, `lpad(to_hex(i), 12, '0')`
+		for day := range int64(31) {
+			must(b, s.engine.makeRoom(b.Context(), []int64{first + day*dayMillis}))
+		}
 	}
-	for kind, column := range map[string]string{byOutcome: "outcome", byModel: "model_used", byAccount: "account_id",
-		byPlan: "plan_type", byKey: "client", byFamily: "'sonnet'"} {
-		must2(b)(s.exec(b.Context(), 0, `INSERT INTO usage_hours SELECT timestamp - timestamp % 3600000, ?, `+column+`, COUNT(*), SUM(NOT success),
-			0, SUM(response_time_ms), SUM(input_tokens), SUM(output_tokens), 0, 0, 0, SUM(cost_usd) FROM requests GROUP BY 1, 3`, kind))
+	must(b, s.write(b.Context(), 0, func(ctx context.Context, tx *sql.Tx) error {
+		for _, query := range []string{
+			fmt.Sprintf(`INSERT INTO requests (id, timestamp, method, path, account_used, account_id, plan_type, model_used, status_code,
+			success, outcome, response_time_ms, duration_ms, stream, client, input_tokens, output_tokens, cost_usd) `+source+`
+			SELECT `+id+`, %d + i * (2592000000 / %d), 'POST', '/v1/messages', 'a' || i %% 200, 'id-a' || i %% 200, 'max',
+			'model-' || i %% 5, 200, CASE WHEN i %% 20 > 0 THEN 1 ELSE 0 END, CASE WHEN i %% 20 > 0 THEN 'ok' ELSE 'exhausted' END, 300, 400, 1,
+			'key-' || i %% 1000, 100, 10, 0.01 FROM n`, n, first, n),
+			`INSERT INTO history_accounts (id, name) SELECT DISTINCT account_id, account_used FROM requests`,
+		} {
+			if _, err := tx.ExecContext(ctx, query); err != nil {
+				return err
+			}
+		}
+		for kind, column := range map[string]string{byOutcome: "outcome", byModel: "model_used", byAccount: "account_id",
+			byPlan: "plan_type", byKey: "client", byFamily: "'sonnet'"} {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO usage_hours SELECT timestamp - timestamp % 3600000, '`+kind+`', `+column+`, COUNT(*),
+				SUM(1 - success), 0, SUM(response_time_ms), SUM(input_tokens), SUM(output_tokens), 0, 0, 0, SUM(cost_usd)
+				FROM requests GROUP BY 1, 3`); err != nil {
+				return err
+			}
+		}
+		return s.engine.recount(ctx, tx)
+	}))
+	if _, ok := s.engine.(*postgresEngine); ok {
+		must2(b)(s.exec(b.Context(), 0, `ANALYZE`))
 	}
 }
 
@@ -90,14 +137,14 @@ func must2(tb testing.TB) func(int64, error) {
 	return func(_ int64, err error) { tb.Helper(); must(tb, err) }
 }
 
-// benchmarkRows are the sizes of history to compare; BENCH_ROWS adds a larger
-// one.
+// benchmarkRows are the sizes of history to compare; BENCH_ROWS is
+// another one.
 func benchmarkRows(b *testing.B) []int {
 	sizes := []int{1_000, 100_000}
 	if text := os.Getenv("BENCH_ROWS"); text != "" {
 		n, err := strconv.Atoi(text)
 		must(b, err)
-		sizes = append(sizes, n)
+		sizes = []int{n}
 	}
 	return sizes
 }
@@ -106,26 +153,51 @@ func benchmarkRows(b *testing.B) []int {
 // number of rows.
 func BenchmarkRead(b *testing.B) {
 	for _, n := range benchmarkRows(b) {
-		s := openNew(b)
-		generate(b, s, n)
-		for name, read := range map[string]func() error{
-			"stats-all": func() error { _, err := s.Stats(b.Context(), time.Time{}); return err },
-			"stats-24h": func() error { _, err := s.Stats(b.Context(), start.Add(-24*time.Hour)); return err },
-			"page":      func() error { _, err := s.Requests(b.Context(), api.RequestQuery{}); return err },
-			"page-filtered": func() error {
-				_, err := s.Requests(b.Context(), api.RequestQuery{Account: "a3", Client: "key-3"})
-				return err
-			},
-			"prune-nothing": func() error { _, err := s.Prune(b.Context(), start.Add(-60*24*time.Hour), 1<<40); return err },
-		} {
-			b.Run(fmt.Sprintf("%s/rows=%d", name, n), func(b *testing.B) {
-				reportCPU(b)
-				for b.Loop() {
-					must(b, read())
-				}
-			})
-		}
+		benchEachEngine(b, func(b *testing.B, db testDB) {
+			db.o.patience = 10 * time.Minute
+			s := db.open(b)
+			generate(b, s, n)
+			benchmarkRead(b, s, n)
+		})
 	}
+}
+
+func benchmarkRead(b *testing.B, s *Store, n int) {
+	middle := start.Add(-15 * 24 * time.Hour)
+	cursor := fmt.Sprintf("%012x", n/2)
+	for _, c := range []struct {
+		name string
+		read func() error
+	}{
+		{"stats-all", func() error { _, err := s.Stats(b.Context(), time.Time{}); return err }},
+		{"stats-24h", func() error { _, err := s.Stats(b.Context(), start.Add(-24*time.Hour)); return err }},
+		{"chart-15d", func() error { _, err := s.Chart(b.Context(), middle); return err }},
+		{"page", func() error { _, err := s.Requests(b.Context(), api.RequestQuery{}); return err }},
+		{"page-middle", func() error { _, err := s.Requests(b.Context(), api.RequestQuery{Before: cursor}); return err }},
+		{"page-filtered", func() error {
+			_, err := s.Requests(b.Context(), api.RequestQuery{Account: "a3", Client: "key-3"})
+			return err
+		}},
+		{"page-outcome", func() error {
+			_, err := s.Requests(b.Context(), api.RequestQuery{Outcome: api.OutcomeExhausted})
+			return err
+		}},
+		{"prune-nothing", func() error { _, err := s.Prune(b.Context(), start.Add(-60*24*time.Hour), 1<<40); return err }},
+	} {
+		b.Run(fmt.Sprintf("%s/rows=%d", c.name, n), func(b *testing.B) {
+			measure := reportMedian(b)
+			reportCPU(b)
+			for b.Loop() {
+				measure(func() { must(b, c.read()) })
+			}
+		})
+	}
+	b.Run(fmt.Sprintf("prune-a-day/rows=%d", n), func(b *testing.B) {
+		measure := reportMedian(b)
+		for day := 0; b.Loop(); day++ {
+			measure(func() { _ = got(s.Prune(b.Context(), start.Add(-time.Duration(30-day)*24*time.Hour), 0))(b) })
+		}
+	})
 }
 
 // BenchmarkClear deletes a whole history.

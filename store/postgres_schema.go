@@ -18,6 +18,9 @@ var postgresTables string
 //go:embed schema/postgres/0002.sql
 var postgresExchange string
 
+//go:embed schema/postgres/0003.sql
+var postgresChart string
+
 // postgresMigration leads to the version of its index plus one. During a
 // rolling upgrade nodes of the version before go on using the migrated schema:
 // a migration adds, and takes away only what the version before did not use any
@@ -30,6 +33,7 @@ type postgresMigration struct {
 var postgresMigrations = []postgresMigration{
 	{postgresTables, 1},
 	{postgresExchange, 1},
+	{postgresChart, 1},
 }
 
 // migrateTimeout bounds the wait for another node that migrates, and the work.

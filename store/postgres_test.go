@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -134,14 +135,18 @@ func TestAHangingDatabaseHangsNobody(t *testing.T) {
 func TestConnectionsThatDiedUnusedFailNoCall(t *testing.T) {
 	t.Parallel()
 	db := newPostgresDB(t)
+	killer := db.open(t)
+	mine := fmt.Sprint("victim-", rand.Uint64())
+	db.o.URL = secret.New(db.o.URL.Reveal() + "&application_name=" + mine)
 	s := db.open(t)
 	must(t, s.AddAccount(t.Context(), account("work")))
 	for range 5 {
-		release := holdWriters(t, s) // makes all connections
-		release()
-		_, _ = s.exec(t.Context(), 0, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-			WHERE pid <> pg_backend_pid() AND application_name = 'claude-balancer' AND query NOT LIKE 'LISTEN%' AND state = 'idle'
-			AND query LIKE '%'`)
+		holdWriters(t, s)() // makes all connections
+		killed := got(collect(t.Context(), killer.writer, func(r *sql.Rows, ok *bool) error { return r.Scan(ok) },
+			`SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = ?`, mine))(t)
+		if len(killed) < postgresWriters {
+			t.Fatalf("%d connections were killed", len(killed))
+		}
 		must(t, s.SetState(t.Context(), "id-work", -1, "", ""))
 		got(s.Accounts(t.Context()))(t)
 	}

@@ -23,6 +23,11 @@ type sumLine struct {
 const sumColumns = `SUM(u.requests), SUM(u.errors), SUM(u.unpriced), SUM(u.response_ms), SUM(u.input_tokens), SUM(u.output_tokens),
 	SUM(u.cache_read_tokens), SUM(u.cache_write_5m_tokens), SUM(u.cache_write_1h_tokens), SUM(u.cost_usd)`
 
+// summedColumns are sumColumns under the names of the columns.
+const summedColumns = `SUM(u.requests) AS requests, SUM(u.errors) AS errors, SUM(u.unpriced) AS unpriced, SUM(u.response_ms) AS response_ms,
+	SUM(u.input_tokens) AS input_tokens, SUM(u.output_tokens) AS output_tokens, SUM(u.cache_read_tokens) AS cache_read_tokens,
+	SUM(u.cache_write_5m_tokens) AS cache_write_5m_tokens, SUM(u.cache_write_1h_tokens) AS cache_write_1h_tokens, SUM(u.cost_usd) AS cost_usd`
+
 func (l *sumLine) scan(r *sql.Rows, first ...any) error {
 	var cost sql.NullFloat64
 	t := &l.tally
@@ -39,11 +44,12 @@ func (l *sumLine) usage() api.Usage {
 // Stats sums up the requests since the given time, rounded down to the hour;
 // the zero time means all that the history keeps.
 func (s *Store) Stats(ctx context.Context, since time.Time) (api.Stats, error) {
+	// The many lines are summed up before the few sums get their names.
 	lines, err := collect(ctx, s.reader, func(r *sql.Rows, l *sumLine) error {
 		return l.scan(r, &l.kind, &l.name)
-	}, `SELECT u.kind, CASE WHEN u.kind = '`+byAccount+`' THEN COALESCE(h.name, u.name) ELSE u.name END AS shown, `+sumColumns+`
-		FROM usage_hours u LEFT JOIN history_accounts h ON u.kind = '`+byAccount+`' AND h.id = u.name
-		WHERE u.hour >= ? GROUP BY u.kind, shown`, hourOf(since.UnixMilli()))
+	}, `SELECT u.kind, COALESCE(h.name, u.name) AS shown, `+sumColumns+` FROM (SELECT u.kind, u.name, `+summedColumns+`
+		FROM usage_hours u WHERE u.hour >= ? GROUP BY u.kind, u.name) u
+		LEFT JOIN history_accounts h ON u.kind = '`+byAccount+`' AND h.id = u.name GROUP BY u.kind, shown`, hourOf(since.UnixMilli()))
 	if err != nil {
 		return api.Stats{}, fmt.Errorf("read statistics: %w", err)
 	}
