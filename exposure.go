@@ -26,7 +26,7 @@ func (a *App) warnOfExposure() {
 			if !h.onLoopbackOnly() {
 				open = append(open, h.listeners()...)
 			}
-		case !a.runtime.keys.Empty():
+		case !a.runtime.keys.Empty(), h.SignIn != nil && h.SignIn.Users != nil: // users get theirs by themselves
 		case h.access == access.ModeKeys, !h.onLoopbackOnly() && !h.namedForLoopback():
 			locked = append(locked, h.listeners()...)
 		}

@@ -53,6 +53,7 @@ func TestAStartWarnsOnceOfStrangersAndOfLockedDoors(t *testing.T) {
 		{"localhost", "localhost " + local, ""},
 		{"a name below localhost", "http://claude.localhost:8080 " + local, ""},
 		{"a loopback literal", "http://127.0.0.1:8080 " + local, ""},
+		{"any host, for users who get their keys by themselves", "http://:8080 {\nclaude_balancer {\nsign_in {\nusers\n}\n}\n}\n", ""},
 		{"any host, bound to loopback", "http://:8080 {\nbind 127.0.0.1 ::1\nclaude_balancer\n}", ""},
 		{"any host", "http://:8080 " + local, saysLocked},
 		{"a public name", "claude.example.com " + local, saysLocked},

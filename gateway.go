@@ -111,7 +111,7 @@ func (rt *runtime) usageOf(r *http.Request, key *access.Key) (access.Usage, erro
 	if key.HasBudget() {
 		return key.Usage(access.Spending{}), nil
 	}
-	spent, err := access.SpendingSince(time.Now(), func(since time.Time) (float64, error) {
+	spent, err := access.SpendingSince(rt.now(), func(since time.Time) (float64, error) {
 		sums, err := rt.store.KeySpend(r.Context(), since)
 		return sums[key.Name], err
 	})
