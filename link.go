@@ -2,7 +2,6 @@ package claudebalancer
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -24,9 +23,6 @@ const (
 	storeLookTime  = 2 * time.Second // after it without an answer, the store is away
 	awayToldEvery  = 30 * time.Second
 )
-
-// errAway is for what needs the store at once while it is away.
-var errAway = errors.New("the database is away")
 
 // away reports whether the store does not answer.
 func (l *link) away() bool {

@@ -86,6 +86,7 @@ var (
 	descUtilization = newDesc("window_utilization", "Used fraction of an account's usage window.", "account", "window")
 	descQueue       = newDesc("history_queue", "History rows waiting to be written.")
 	descDropped     = newDesc("history_dropped_total", "History rows that were dropped because the store could not keep up.")
+	descAway        = newDesc("store_away", "1 while the database cannot be reached, else 0.")
 	descWaiting     = newDesc("requests_waiting", "Requests waiting for a free account.")
 	descSessions    = newDesc("sessions", "Conversations whose account is remembered.")
 	descKept        = newDesc("sessions_kept_total", "Requests that went to their conversation's account.")
@@ -98,7 +99,7 @@ func newDesc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (c poolCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descInFlight, descAvailable, descUtilization, descQueue, descDropped, descWaiting, descSessions, descKept, descMoved} {
+	for _, d := range []*prometheus.Desc{descInFlight, descAvailable, descUtilization, descQueue, descDropped, descAway, descWaiting, descSessions, descKept, descMoved} {
 		ch <- d
 	}
 }
@@ -123,6 +124,7 @@ func (c poolCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descQueue, float64(rt.recorder.Queued()))
 	ch <- prometheus.MustNewConstMetric(descDropped, prometheus.CounterValue, float64(rt.recorder.Dropped()))
+	gauge(descAway, float64(truth(rt.link.away())))
 	gauge(descWaiting, float64(rt.pool.Waiting()))
 	sessions := rt.pool.SessionStats()
 	gauge(descSessions, float64(sessions.Held))

@@ -57,7 +57,7 @@ func (p *pass) refuseLookup(err error) *refusal {
 		p.outcome = api.OutcomeClientGone
 		return &refusal{status: statusClientGone}
 	}
-	if !errors.Is(err, errAway) { // which the log has been told
+	if !errors.Is(err, store.ErrUnavailable) { // which the log has been told
 		p.log.Error("looking up who owns a resource", zap.Error(err))
 	}
 	return &refusal{status: http.StatusServiceUnavailable, typ: typeAPI, retryAfter: overloadWait,
@@ -209,7 +209,7 @@ func (rt *runtime) ownersOf(ctx context.Context, ids []string) (map[string]store
 		return found, nil
 	}
 	if rt.link.away() {
-		return nil, errAway
+		return nil, store.ErrUnavailable
 	}
 	stored, err := rt.store.Resources(ctx, missing)
 	if err != nil {

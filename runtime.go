@@ -72,9 +72,11 @@ type runtime struct {
 
 // Times of the runtime's work beside the requests.
 const (
-	openTimeout  = 30 * time.Second
-	closeTimeout = 30 * time.Second // a refresh that was sent takes 20 s at most
-	pruneEvery   = 2 * time.Second
+	openTimeout   = 30 * time.Second
+	databaseWait  = time.Minute
+	databasePause = 2 * time.Second
+	closeTimeout  = 30 * time.Second // a refresh that was sent takes 20 s at most
+	pruneEvery    = 2 * time.Second
 )
 
 func newRuntime(at location) *runtime {
@@ -126,10 +128,8 @@ func (rt *runtime) start(a *App) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
-	defer cancel()
 	if !rt.opened {
-		if err := rt.open(ctx, a, sealer); err != nil {
+		if err := rt.open(a, sealer); err != nil {
 			return err
 		}
 	} else if err := rt.sealer.CheckSuccessor(sealer); err != nil {
@@ -156,13 +156,13 @@ func (rt *runtime) leave(a *App) {
 	}
 }
 
-func (rt *runtime) open(ctx context.Context, a *App, sealer *store.Sealer) error {
+func (rt *runtime) open(a *App, sealer *store.Sealer) error {
 	options, err := rt.at.options()
 	if err != nil {
 		return err
 	}
 	options.Keys, options.Now, options.Logger = sealer, rt.now, a.logger.Named("store")
-	s, err := store.Open(ctx, options)
+	s, err := openStore(options)
 	if err != nil {
 		return err
 	}
@@ -190,6 +190,8 @@ func (rt *runtime) open(ctx context.Context, a *App, sealer *store.Sealer) error
 		OnChange:      rt.tokenChanged,
 	})
 	rt.app.Store(a)
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	defer cancel()
 	if err := rt.restore(ctx); err != nil {
 		return errors.Join(fmt.Errorf("reading the store %s: %w", rt.at.name, err), s.Close())
 	}
@@ -199,6 +201,25 @@ func (rt *runtime) open(ctx context.Context, a *App, sealer *store.Sealer) error
 		OnWritten: rt.feed.rowsWritten,
 	})
 	return nil
+}
+
+// openStore waits for a database that is not there yet.
+func openStore(o store.Options) (*store.Store, error) {
+	deadline := time.Now().Add(databaseWait)
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+		s, err := store.Open(ctx, o)
+		cancel()
+		if err == nil || !errors.Is(err, store.ErrUnavailable) {
+			return s, err
+		}
+		left := time.Until(deadline)
+		if left <= 0 {
+			return nil, fmt.Errorf("%w; waited %s for it", err, databaseWait)
+		}
+		o.Logger.Warn("waiting for the database", zap.Duration("at_most", left), zap.Error(err))
+		time.Sleep(min(left, databasePause))
+	}
 }
 
 // configure puts the settings in force. Nothing in it can fail: a reload that

@@ -99,7 +99,7 @@ type OpusStats struct {
 
 // Health is the answer of /health.
 type Health struct {
-	Status    string `json:"status"` // ok | limited | no_accounts
+	Status    string `json:"status"` // ok | degraded | limited | no_accounts
 	Accounts  int    `json:"accounts"`
 	Available int    `json:"available"`
 	Timestamp string `json:"timestamp"` // ISO 8601, UTC

@@ -18,6 +18,8 @@ const (
 	DefaultBatch = 256
 	DefaultEvery = 100 * time.Millisecond
 	DefaultQueue = 4096
+	// RemoteQueue is for a database that may be away for a while: some 20 MB.
+	RemoteQueue = 16384
 )
 
 // recordPatience is how long Record waits for room in the queue.
@@ -27,13 +29,15 @@ const recordPatience = 100 * time.Millisecond
 const (
 	firstRetry = 50 * time.Millisecond
 	lastRetry  = 2 * time.Second
+
+	failureToldEvery = 10 * time.Second
 )
 
 // RecorderOptions say how rows are gathered. Zero members take the defaults.
 type RecorderOptions struct {
 	Batch int           // rows that are written at once
 	Every time.Duration // how long a row waits for others
-	Queue int           // rows that wait while the database cannot be written
+	Queue int           // rows that wait while the database cannot be written; 0 = DefaultQueue, or RemoteQueue
 
 	// OnWritten is told rows that were committed or dropped, for the live feed.
 	// It may be called by several goroutines at once and must not block.
@@ -73,7 +77,9 @@ func NewRecorder(s *Store, o RecorderOptions) *Recorder {
 		o.Every = DefaultEvery
 	}
 	if o.Queue <= 0 {
-		o.Queue = DefaultQueue
+		if o.Queue = DefaultQueue; s.Remote() {
+			o.Queue = RemoteQueue
+		}
 	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
@@ -225,14 +231,18 @@ func (r *Recorder) write(ctx context.Context, batch []Row) []Row {
 	r.batch++
 	defer r.pending.Add(-int64(len(batch)))
 	off := r.o.Off() // once: a repeated batch must be known by the same mark
+	var told time.Time
 	for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
 		err := r.tryWrite(ctx, batch, off)
 		if err == nil {
 			r.o.OnWritten(batch)
 			break
 		}
-		r.o.Logger.Error("the history cannot be written, trying again", zap.Error(err),
-			zap.Int("queued", r.Queued()), zap.Uint64("dropped", r.Dropped()))
+		if time.Since(told) >= failureToldEvery {
+			told = time.Now()
+			r.o.Logger.Error("the history cannot be written, trying again", zap.Error(err),
+				zap.Int("queued", r.Queued()), zap.Uint64("dropped", r.Dropped()))
+		}
 		if !sleep(ctx, wait) {
 			r.drop(batch)
 			break

@@ -5,6 +5,7 @@ package store
 
 import (
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/claude-balancer/claude-balancer/api"
@@ -21,7 +22,8 @@ var (
 	// ErrUnavailable means that the database cannot be reached or does not
 	// answer in time: the same call may succeed later. Whether a write was
 	// committed is not known.
-	ErrUnavailable = errors.New("the database is not available")
+	ErrUnavailable error = &api.Error{Status: http.StatusServiceUnavailable,
+		Message: "the database is not available: requests go on, but nothing can be looked up or changed until it is back"}
 	// ErrFull means that there are as many records as there may be.
 	ErrFull = errors.New("there are too many records")
 	// ErrReused means that a spent credential was presented again.
