@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,17 +23,22 @@ import (
 // within a second: half of one passes at most until it is told, and half until
 // it is heard.
 
-// exchange belongs to one goroutine.
+// exchange has two goroutines: one tells and one hears. A node that is lost can
+// leave rows locked for a while; who waits for them still hears.
 type exchange struct {
-	node     string             // this process
+	node     string      // this process
+	company  atomic.Bool // another process runs
+	failures limiter
+
+	// Of the one that tells.
+	beats  int
+	told   []byte // what others were told last
+	toldAt int    // the beat of that
+
+	// Of the one that hears.
 	changes  chan store.Changes // of others
 	pending  store.Changes      // that are not taken over yet
 	sessions int64              // revision of the last session that was taken over
-	beats    int
-	told     []byte // what others were told last
-	toldAt   int    // the beat of that
-	company  bool   // another process runs
-	failures limiter
 }
 
 const (
@@ -75,11 +81,11 @@ func (rt *runtime) restore(ctx context.Context) error {
 	slices.Reverse(sessions) // the newest last
 	rt.pool.TakeOverSessions(sessionsFromStore(sessions))
 	x.sessions = revision
-	return rt.shareLoad(ctx)
+	return errors.Join(rt.hearLoad(ctx), rt.tellLoad(ctx))
 }
 
-// exchangeAll runs the exchange. While the store is away, it rests.
-func (rt *runtime) exchangeAll(ctx context.Context) {
+// tell tells others what was found out here. While the store is away, it rests.
+func (rt *runtime) tell(ctx context.Context) {
 	ticker := time.NewTicker(beatEvery)
 	defer ticker.Stop()
 	for {
@@ -90,50 +96,69 @@ func (rt *runtime) exchangeAll(ctx context.Context) {
 		case <-ticker.C:
 		case <-rt.pool.Changed():
 			work = rt.saveFindings
-		case changes := <-rt.exchange.changes:
-			rt.exchange.pending |= changes
-			work = rt.takeOver
 		}
 		rt.tellNotices()
-		if rt.link.away() {
-			continue
-		}
-		err := rt.withinTime(ctx, work)
-		if err != nil && ctx.Err() == nil && rt.exchange.failures.allow(time.Now()) {
-			rt.logger().Error("exchanging with the store", zap.Error(err))
-		}
+		rt.exchangeStep(ctx, work)
 	}
 }
 
-func (rt *runtime) withinTime(ctx context.Context, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
-	defer cancel()
-	return f(ctx)
-}
-
-// beat is what is done twice a second.
+// beat is what is told twice a second.
 func (rt *runtime) beat(ctx context.Context) error {
 	x := &rt.exchange
 	x.beats++
 	err := rt.saveFindings(ctx)
-	if x.company || x.beats%saveAloneEvery == 0 {
+	if x.company.Load() || x.beats%saveAloneEvery == 0 {
 		err = errors.Join(err, rt.saveSessions(ctx))
 	}
 	if x.beats%saveAloneEvery == 0 {
 		err = errors.Join(err, rt.saveUse(ctx))
 	}
-	err = errors.Join(err, rt.takeOver(ctx), rt.shareLoad(ctx))
-	if x.company {
+	return errors.Join(err, rt.tellLoad(ctx))
+}
+
+// hear takes over what others have told.
+func (rt *runtime) hear(ctx context.Context) {
+	ticker := time.NewTicker(beatEvery)
+	defer ticker.Stop()
+	for {
+		work := rt.takeOver
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			work = rt.hearBeat
+		case changes := <-rt.exchange.changes:
+			rt.exchange.pending |= changes
+		}
+		rt.exchangeStep(ctx, work)
+	}
+}
+
+// hearBeat is what is heard twice a second.
+func (rt *runtime) hearBeat(ctx context.Context) error {
+	err := errors.Join(rt.takeOver(ctx), rt.hearLoad(ctx))
+	if rt.exchange.company.Load() {
 		err = errors.Join(err, rt.reloadSpending(ctx))
 	}
 	return err
+}
+
+func (rt *runtime) exchangeStep(ctx context.Context, work func(context.Context) error) {
+	if rt.link.away() {
+		return
+	}
+	limited, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+	if err := work(limited); err != nil && ctx.Err() == nil && rt.exchange.failures.allow(time.Now()) {
+		rt.logger().Error("exchanging with the store", zap.Error(err))
+	}
 }
 
 // saveFindings stores limits, states and windows that were found out here, and
 // owners of resources that could not be stored.
 func (rt *runtime) saveFindings(ctx context.Context) error {
 	every := windowsEveryAlone
-	if rt.exchange.company {
+	if rt.exchange.company.Load() {
 		every = windowsEveryInCompany
 	}
 	failed := rt.saveOwners(ctx)
@@ -264,42 +289,29 @@ type load struct {
 	Keys     map[string]access.Load    `json:"keys,omitempty"`
 }
 
-// shareLoad reads what other processes use of accounts and keys, and tells them
-// what this one does: at once if that changed and there is somebody, else now
-// and then.
-func (rt *runtime) shareLoad(ctx context.Context) error {
-	nodes, err := rt.store.OtherNodes(ctx, rt.exchange.node, triesCount)
-	if err != nil {
-		return err
-	}
-	if err := rt.takeOverLoad(nodes); err != nil {
-		return err
-	}
+// tellLoad tells others what this process uses: at once if that changed and there
+// is somebody, else now and then.
+func (rt *runtime) tellLoad(ctx context.Context) error {
+	x := &rt.exchange
 	text, err := json.Marshal(rt.load())
 	if err != nil {
 		return err
 	}
-	x := &rt.exchange
 	silence, changed := x.beats-x.toldAt, !bytes.Equal(text, x.told)
-	if x.company && (changed || silence >= heartbeatEvery) || x.told == nil || changed && silence >= helloEvery {
-		return rt.tell(ctx, text)
+	if x.company.Load() && (changed || silence >= heartbeatEvery) || x.told == nil || changed && silence >= helloEvery {
+		err = rt.store.TellNode(ctx, x.node, text)
+		if err == nil {
+			x.told, x.toldAt = text, x.beats
+		}
 	}
-	return nil
-}
-
-func (rt *runtime) tell(ctx context.Context, text []byte) error {
-	if err := rt.store.TellNode(ctx, rt.exchange.node, text); err != nil {
-		return err
-	}
-	rt.exchange.told, rt.exchange.toldAt = text, rt.exchange.beats
-	return nil
+	return err
 }
 
 // load is what this process uses. Alone it does not tell what runs: nobody needs
 // to know, and if it dies, the next one would have to wait for that to be over.
 func (rt *runtime) load() load {
 	l := load{Accounts: rt.pool.Load(), Keys: rt.keys.Load()}
-	if rt.exchange.company {
+	if rt.exchange.company.Load() {
 		return l
 	}
 	for id, a := range l.Accounts {
@@ -313,10 +325,13 @@ func (rt *runtime) load() load {
 	return l
 }
 
-// takeOverLoad counts what other processes told, as long as it can be true.
-func (rt *runtime) takeOverLoad(nodes []store.Node) error {
-	rt.exchange.company = false
-	var failed error
+// hearLoad counts what other processes told, as long as it can be true.
+func (rt *runtime) hearLoad(ctx context.Context) error {
+	nodes, failed := rt.store.OtherNodes(ctx, rt.exchange.node, triesCount)
+	if failed != nil {
+		return failed
+	}
+	company := false
 	var accounts []map[string]selection.Load
 	var keys []map[string]access.Load
 	for _, n := range nodes {
@@ -341,11 +356,12 @@ func (rt *runtime) takeOverLoad(nodes []store.Node) error {
 			}
 			l.Keys[id] = k
 		}
-		rt.exchange.company = rt.exchange.company || running
+		company = company || running
 		accounts, keys = append(accounts, l.Accounts), append(keys, l.Keys)
 	}
 	rt.pool.SetOthers(accounts)
 	rt.keys.SetOthers(keys)
+	rt.exchange.company.Store(company)
 	return failed
 }
 
@@ -362,8 +378,8 @@ func (rt *runtime) reloadSpending(ctx context.Context) error {
 
 // leaveFleet stores what is left to store and takes back what runs.
 func (rt *runtime) leaveFleet(ctx context.Context) error {
-	rt.exchange.company = false
+	x := &rt.exchange
+	x.company.Store(false)
 	text, err := json.Marshal(rt.load())
-	return errors.Join(err, rt.saveFindings(ctx), rt.saveSessions(ctx),
-		rt.saveUse(ctx), rt.tell(ctx, text))
+	return errors.Join(err, rt.saveFindings(ctx), rt.saveSessions(ctx), rt.saveUse(ctx), rt.store.TellNode(ctx, x.node, text))
 }

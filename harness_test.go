@@ -65,6 +65,9 @@ var userHome = os.Getenv("HOME")
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asCaddy) != "" {
+		if ahead, err := time.ParseDuration(os.Getenv(clockAhead)); err == nil {
+			wallClock = func() time.Time { return time.Now().Add(ahead) }
+		}
 		caddycmd.Main()
 		return
 	}

@@ -31,6 +31,9 @@ import (
 // asCaddy makes this test binary be Caddy.
 const asCaddy = "CLAUDE_BALANCER_TEST_AS_CADDY"
 
+// clockAhead is how far such a Caddy's clock is ahead.
+const clockAhead = "CLAUDE_BALANCER_TEST_CLOCK_AHEAD"
+
 // process is a running Caddy in front of a simulator.
 type process struct {
 	t      testing.TB

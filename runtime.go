@@ -79,8 +79,11 @@ const (
 	pruneEvery    = 2 * time.Second
 )
 
+// wallClock is that of new runtimes; tests replace it.
+var wallClock = time.Now
+
 func newRuntime(at location) *runtime {
-	rt := &runtime{at: at, now: time.Now, ready: make(chan struct{}), emissions: make(chan emission, maxEmissions), lookups: make(chan struct{}, maxLookups)}
+	rt := &runtime{at: at, now: wallClock, ready: make(chan struct{}), emissions: make(chan emission, maxEmissions), lookups: make(chan struct{}, maxLookups)}
 	rt.refs.Store(1) // the UsagePool's
 	return rt
 }
@@ -308,7 +311,7 @@ func (rt *runtime) syncAccounts(accounts []store.Account) {
 func (rt *runtime) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	rt.stop = cancel
-	for _, work := range []func(context.Context){rt.tokens.Run, rt.watchStore, rt.exchangeAll, rt.keepHistory, rt.watchLoad, rt.callSubscribers} {
+	for _, work := range []func(context.Context){rt.tokens.Run, rt.watchStore, rt.tell, rt.hear, rt.keepHistory, rt.watchLoad, rt.callSubscribers} {
 		rt.running.Go(func() { work(ctx) })
 	}
 }

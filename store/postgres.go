@@ -33,6 +33,9 @@ const (
 	// postgresPatience is how long a read or a transaction may take: a database
 	// that hangs must not hang its callers.
 	postgresPatience = 10 * time.Second
+	// postgresPause is how long a transaction may stand still: others may wait
+	// for what it has locked.
+	postgresPause = 3 * time.Second
 )
 
 // postgresEngine keeps the store in a PostgreSQL database, in the first schema
@@ -68,8 +71,9 @@ func newPostgres(s *Store, o Options) (*postgresEngine, error) {
 		o.patience = postgresPatience
 	}
 	limit := strconv.FormatInt(o.patience.Milliseconds(), 10)
+	pause := strconv.FormatInt(min(o.patience, postgresPause).Milliseconds(), 10)
 	for name, value := range map[string]string{
-		"application_name": "claude-balancer", "statement_timeout": limit, "idle_in_transaction_session_timeout": limit,
+		"application_name": "claude-balancer", "statement_timeout": limit, "idle_in_transaction_session_timeout": pause,
 	} {
 		if _, set := config.RuntimeParams[name]; !set {
 			config.RuntimeParams[name] = value
