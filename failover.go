@@ -12,6 +12,7 @@ import (
 	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/oauth"
 	"github.com/claude-balancer/claude-balancer/selection"
+	"github.com/claude-balancer/claude-balancer/store"
 )
 
 // burstPatience is how long a conversation waits for its account after a burst
@@ -261,7 +262,7 @@ func (p *pass) loginFailed(ticket *selection.Ticket, err error) error {
 		return errClientGone
 	}
 	r := p.result(ticket)
-	r.cause, r.message = anthropic.CauseLogin, err.Error()
+	r.cause, r.message, r.storeAway = anthropic.CauseLogin, err.Error(), errors.Is(err, store.ErrUnavailable)
 	p.attempts = append(p.attempts, api.Attempt{Account: ticket.Name, Cause: string(anthropic.CauseLogin)})
 	p.log.Warn("an account has no login", zap.String("account", ticket.Name), zap.Error(err))
 	return nil

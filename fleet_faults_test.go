@@ -52,7 +52,7 @@ func newFaultyFleet(t *testing.T, o simulator.Options, accounts int, clocks ...t
 		if i < len(clocks) {
 			p.env = append(p.env, clockAhead+"="+clocks[i].String())
 		}
-		f.nets, f.nodes = append(f.nets, net), append(f.nodes, &node{process: p, http: p.client("1")})
+		f.nets, f.nodes = append(f.nets, net), append(f.nodes, &node{process: p, http: p.client("2")})
 		p.begin(p.config("store postgres {env.DATABASE_URL}", "retry_delay 10ms"))
 	}
 	for _, n := range f.nodes {
@@ -118,7 +118,7 @@ func (f *faultyFleet) load(clients int) *fleetLoad {
 						return
 					default:
 						l.ask(i, n)
-						time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
+						time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
 					}
 				}
 			})
@@ -204,7 +204,10 @@ func TestAKilledNodeLosesWhatItFinishedLastAtMost(t *testing.T) {
 	t.Parallel()
 	f := newFaultyFleet(t, simulator.Options{}, 6)
 	l := f.load(4)
-	f.nodes[0].waitFor("the load runs", func() bool { return l.asked[0].Load() > 200 })
+	f.nodes[0].waitFor("the load runs, and its history is written", func() bool {
+		return l.asked[0].Load() > 200 && len(f.recorded()) > 300
+	})
+	bound := 250*time.Millisecond + 4*f.slowestWrite()
 	killed := time.Now()
 	f.nodes[0].kill()
 	f.nodes[1].waitFor("the others go on", func() bool { return l.asked[1].Load() > 600 && l.asked[2].Load() > 600 })
@@ -216,7 +219,7 @@ func TestAKilledNodeLosesWhatItFinishedLastAtMost(t *testing.T) {
 	}
 	early := make(map[string]time.Time)
 	for id, at := range finished {
-		if at.Before(killed.Add(-250*time.Millisecond)) || at.After(killed) {
+		if at.Before(killed.Add(-bound)) || at.After(killed) {
 			early[id] = at
 		}
 	}
@@ -228,7 +231,7 @@ func TestAKilledNodeLosesWhatItFinishedLastAtMost(t *testing.T) {
 				lost = append(lost, at.Sub(killed))
 			}
 		}
-		t.Logf("%d requests finished; %d are not in the history, which finished at %s from the kill", len(finished), len(lost), lost)
+		t.Logf("%d requests finished; %d are not in the history, which finished at %s from the kill (bound %s)", len(finished), len(lost), lost, bound)
 	}()
 	f.everything(early)
 	for i := range 6 {
@@ -247,6 +250,20 @@ func TestAKilledNodeLosesWhatItFinishedLastAtMost(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// slowestWrite is how long a small write takes on this machine now, when it
+// takes long. A batch of the history is several.
+func (f *faultyFleet) slowestWrite() (slowest time.Duration) {
+	f.t.Helper()
+	for range 20 {
+		began := time.Now()
+		if err := f.db.TellNode(f.t.Context(), "test", []byte("{}")); err != nil {
+			f.t.Fatal(err)
+		}
+		slowest = max(slowest, time.Since(began))
+	}
+	return slowest
 }
 
 func TestANodeKilledInARefreshDelaysItByItsLease(t *testing.T) {
@@ -461,4 +478,24 @@ func TestANodeWaitsForItsDatabaseAtTheStart(t *testing.T) {
 	case <-time.After(databaseWait + 30*time.Second):
 		t.Error("it waits for ever")
 	}
+}
+
+func TestExpiredTokensWithoutADatabaseAreAReasonToComeBack(t *testing.T) {
+	t.Parallel()
+	f := newFaultyFleet(t, simulator.Options{}, 1)
+	n := f.nodes[0]
+	n.sim.Script("account0", simulator.Step{Path: simulator.OAuthTokenPath, Do: simulator.ServerError(503)}) // nobody refreshes yet
+	f.expire("account0")
+	n.waitFor("it knows", func() bool { return n.account("account0").TokenValid == 0 })
+	f.nets[0].Cut()
+	n.waitFor("it knows that the database is away", func() bool { return n.health().Status == "degraded" })
+	_, body, status, err := n.send("POST", "/v1/messages", messageBody(sonnet, false))
+	if err != nil || status != 503 || !strings.Contains(body, "the database is not available") {
+		t.Errorf("%d %s %v", status, body, err)
+	}
+	f.nets[0].Restore()
+	n.waitFor("it is back, and another node may have refreshed", func() bool {
+		_, status := n.served(messageBody(sonnet, false))
+		return status == 200
+	})
 }

@@ -53,7 +53,7 @@ func startFleet(t *testing.T, n int, o simulator.Options, global func(*process) 
 			p = first.beside()
 		}
 		nodes[i] = &node{process: p}
-		nodes[i].http = p.client("1")
+		nodes[i].http = p.client("2")
 		p.begin(p.config(global(p), directive))
 		p.answers()
 	}
@@ -157,7 +157,11 @@ func TestWhatOneNodeChangesCountsInAllWithinASecond(t *testing.T) {
 			})
 		}
 		took := &arrival{t, map[string][]time.Duration{}}
-		for round := range 3 {
+		rounds := 1
+		if os.Getenv("CLAUDE_BALANCER_LONG") != "" {
+			rounds = 3
+		}
+		for round := range rounds {
 			at := time.Now()
 			nodes[0].ask("PATCH", "/claude_balancer/accounts/a", map[string]any{"paused": true}, 200)
 			took.within("a pause", at, func() bool { account, _ := last.served(messageBody(sonnet, false)); return account == "b" })

@@ -20,7 +20,7 @@ type link struct {
 
 const (
 	storeLookEvery = 500 * time.Millisecond
-	storeLookTime  = 2 * time.Second // after it without an answer, the store is away
+	storeLookTime  = 3 * time.Second // after it without an answer, the store is away
 	awayToldEvery  = 30 * time.Second
 )
 

@@ -83,6 +83,8 @@ type result struct {
 	tries    int
 	refresh  bool // its token was refreshed by force
 	passable bool // its last answer is as good for the client as any
+	// storeAway: its token has expired, and is not refreshed without the store.
+	storeAway bool
 }
 
 // errClientGone is the cause of everything that ends because the client left.

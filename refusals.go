@@ -3,6 +3,7 @@ package claudebalancer
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -105,8 +106,12 @@ func (p *pass) refuseExhausted() *refusal {
 	if len(reasons) > 0 {
 		message += ": " + strings.Join(reasons, "; ")
 	}
+	comeBack := p.comeBack()
+	if slices.ContainsFunc(p.results, func(r *result) bool { return r.storeAway }) {
+		comeBack = overloadWait
+	}
 	return &refusal{
-		status: http.StatusServiceUnavailable, typ: typeOverloaded, message: message, retryAfter: p.comeBack(),
+		status: http.StatusServiceUnavailable, typ: typeOverloaded, message: message, retryAfter: comeBack,
 		extra: map[string]any{"attempts": entries, "requestId": p.id},
 	}
 }
@@ -118,10 +123,11 @@ func firstNonEmpty(a, b string) string {
 	return b
 }
 
-// onlyLogins reports whether logins are all that failed.
+// onlyLogins reports whether logins are all that failed, and not because the
+// store is away.
 func (p *pass) onlyLogins() bool {
 	for _, r := range p.results {
-		if r.cause != anthropic.CauseUnauthorized && r.cause != anthropic.CauseLogin {
+		if r.storeAway || r.cause != anthropic.CauseUnauthorized && r.cause != anthropic.CauseLogin {
 			return false
 		}
 	}

@@ -4,7 +4,6 @@ package oauth
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -266,7 +265,7 @@ func (s *Source) answer(a *account, w want) (Token, *job, error) {
 	return Token{}, j, err
 }
 
-var errAway = errors.New("the store cannot be reached, and no token is refreshed without it")
+var errAway = fmt.Errorf("no token is refreshed without the store: %w", store.ErrUnavailable)
 
 // awayPause is when to ask again for a token while the vault is away.
 const awayPause = time.Second
