@@ -48,6 +48,9 @@ func figures() []figure {
 	return all
 }
 
+// floorRounds are enough to see what a figure that misses its aim could be.
+const floorRounds = 2
+
 // compare measures one figure of the balancer against reverse_proxy, and of
 // reverse_proxy against itself.
 func compare(name string, l load, way string, value func(sample) float64, unit string, bar bar) figure {
@@ -71,8 +74,17 @@ func compare(name string, l load, way string, value func(sample) float64, unit s
 			base: spreadOf(base), ours: spreadOf(mine), ratio: spreadOf(ratios(mine, base)),
 			control: spreadOf(ratios(each(samples[control.name], value), base)),
 		}
-		if b.floor {
-			made.floor = spreadOf(ratios(each(samples[floor.name], value), base)).median
+		if !b.floor && made.verdict() != "aim" && !b.quick {
+			// How much there is to gain at all.
+			few := *b
+			few.rounds = floorRounds
+			if samples, err = few.sideBySide(ctx, l, way, plain, floor); err != nil {
+				return nil, err
+			}
+			base = each(samples[plain.name], value)
+		}
+		if of := samples[floor.name]; of != nil {
+			made.floor = spreadOf(ratios(each(of, value), base)).median
 		}
 		return []line{made}, nil
 	}}
