@@ -209,6 +209,7 @@ func (p *process) ask(method, path string, body any, want int) []byte {
 	}
 	req, _ := http.NewRequest(method, "http://"+p.admin+path, bytes.NewReader(text))
 	req.Header.Set("Content-Type", "application/json")
+	req.Close = true // a reload closes connections to the admin endpoint
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		p.t.Fatal(err)

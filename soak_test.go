@@ -61,6 +61,7 @@ type soak struct {
 	*process
 	seed    uint64
 	phase   uint64
+	manage  sync.Mutex // one at a time: a reload replaces the admin endpoint
 	clients []*http.Client
 	books   books
 	reloads atomic.Int64
@@ -256,11 +257,13 @@ func (s *soak) reloadEverySecond(ctx context.Context) {
 		case <-every.C:
 		}
 		n := int(s.reloads.Add(1))
+		config, want := s.configuration(n), http.StatusOK
 		if n%5 == 0 {
-			s.reload(strings.Replace(s.configuration(n), "history 30d 300", "encryption_key {env.NO_SUCH_KEY}", 1), http.StatusBadRequest)
-			continue
+			config, want = strings.Replace(config, "history 30d 300", "encryption_key {env.NO_SUCH_KEY}", 1), http.StatusBadRequest
 		}
-		s.reload(s.configuration(n), http.StatusOK)
+		s.manage.Lock()
+		s.reload(config, want)
+		s.manage.Unlock()
 	}
 }
 
@@ -276,11 +279,13 @@ func (s *soak) moveAccounts(ctx context.Context, r *rand.Rand) {
 	}
 	for sleep(ctx, time.Duration(200+r.IntN(400))*time.Millisecond) {
 		name := soakFaulty[r.IntN(len(soakFaulty))]
+		s.manage.Lock()
 		if in[name] {
 			s.ask("DELETE", "/claude_balancer/accounts/"+name, struct{}{}, http.StatusNoContent)
 		} else {
 			s.join(name)
 		}
+		s.manage.Unlock()
 		in[name] = !in[name]
 		s.moves.Add(1)
 	}
