@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -153,8 +154,12 @@ func FuzzCaddyfile(f *testing.F) {
 	f.Add("{\npolicy random\nsession_affinity off\n}")
 	f.Add("{\nprice * 1 2 3 4 5\nplan max {\nmodels *\n}\n}")
 	f.Fuzz(func(t *testing.T, block string) {
+		tokens, err := caddyfile.Tokenize([]byte("claude_balancer "+block), "Caddyfile")
+		if err != nil {
+			return
+		}
 		for _, module := range []caddyfile.Unmarshaler{new(Handler), new(App)} {
-			if module.UnmarshalCaddyfile(caddyfile.NewTestDispenser("claude_balancer "+block)) != nil {
+			if module.UnmarshalCaddyfile(caddyfile.NewDispenser(slices.Clone(tokens))) != nil {
 				continue
 			}
 			raw, err := json.Marshal(module)
