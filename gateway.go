@@ -38,10 +38,24 @@ func (h *Handler) decide(r *http.Request, rt *runtime) (who access.Who, refused 
 	if refused == nil || !refused.BadKey {
 		return who, refused
 	}
-	if _, blocked := rt.guard.Blocked(peer.Client); blocked || !rt.learnToken(r) {
+	if _, blocked := rt.guard.Blocked(peer.Client); blocked {
+		return who, refused
+	}
+	switch found, err := rt.learnToken(r); {
+	case err != nil:
+		rt.logger().Error("looking up an access token", zap.Error(err))
+		return who, refuseUnlooked
+	case !found:
 		return who, refused
 	}
 	return access.Decide(h.access, r, peer, rt.keys)
+}
+
+// refuseUnlooked answers for a token that may be good: a 401 would have its
+// user sign in again because of a failing store.
+var refuseUnlooked = &access.Refusal{
+	Status: http.StatusServiceUnavailable, Type: typeOverloaded, RetryAfter: 5 * time.Second, Header: http.Header{"Retry-After": {"5"}},
+	Message: "This sign-in could not be looked up. Try again in a few seconds.",
 }
 
 // Bounds of looking up tokens: who presents many bad ones is blocked, and the
@@ -53,7 +67,7 @@ const (
 
 // learnToken takes over an access token that is stored, but not known here. It
 // reports whether it found one.
-func (rt *runtime) learnToken(r *http.Request) bool {
+func (rt *runtime) learnToken(r *http.Request) (found bool, err error) {
 	ctx, cancel := context.WithTimeout(r.Context(), lookupTimeout)
 	defer cancel()
 	for _, credential := range access.FromRequest(r.Header) {
@@ -63,23 +77,20 @@ func (rt *runtime) learnToken(r *http.Request) bool {
 		select {
 		case rt.lookups <- struct{}{}:
 		case <-ctx.Done():
-			return false
+			return false, ctx.Err()
 		}
-		found, err := rt.store.HasToken(ctx, access.Hash(credential))
+		found, err = rt.store.HasToken(ctx, access.Hash(credential))
 		if err == nil && found {
 			err = rt.reloadKeys(ctx)
 		}
 		<-rt.lookups
-		if err != nil {
-			rt.logger().Error("looking up an access token", zap.Error(err))
-		}
-		return err == nil && found
+		return found, err
 	}
-	return false
+	return false, nil
 }
 
-// serveUsage tells the holder of a client key what it has used.
-func (h *Handler) serveUsage(w http.ResponseWriter, r *http.Request) {
+// serveKnown serves what clients that may use the API read about themselves.
+func (h *Handler) serveKnown(w http.ResponseWriter, r *http.Request, serve func(rt *runtime, who access.Who)) {
 	rt := h.app.runtime
 	if !rt.enter(r) {
 		return
@@ -88,10 +99,13 @@ func (h *Handler) serveUsage(w http.ResponseWriter, r *http.Request) {
 	if !allowMethods(w, r, http.MethodGet, http.MethodHead) {
 		return
 	}
-	who, ok := h.authenticate(w, r, rt)
-	if !ok {
-		return
+	if who, ok := h.authenticate(w, r, rt); ok {
+		serve(rt, who)
 	}
+}
+
+// serveUsage tells the holder of a client key what it has used.
+func (h *Handler) serveUsage(w http.ResponseWriter, r *http.Request, rt *runtime, who access.Who) {
 	if who.Key == nil {
 		refuseUsage.write(w, r, newID())
 		return

@@ -244,19 +244,7 @@ func loadManagedSettings(configs []ManagedSettingsConfig) ([]managedSettings, er
 }
 
 // serveManagedSettings answers a signed-in client that asks for its settings.
-func (h *Handler) serveManagedSettings(w http.ResponseWriter, r *http.Request) {
-	rt := h.app.runtime
-	if !rt.enter(r) {
-		return
-	}
-	defer rt.release()
-	if !allowMethods(w, r, http.MethodGet, http.MethodHead) {
-		return
-	}
-	who, ok := h.authenticate(w, r, rt)
-	if !ok {
-		return
-	}
+func (h *Handler) serveManagedSettings(w http.ResponseWriter, r *http.Request, who access.Who) {
 	for _, m := range h.managed {
 		if m.isFor(who.Key) {
 			m.settings.ServeHTTP(w, r)

@@ -326,13 +326,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		w.WriteHeader(http.StatusOK)
 		return nil
 	case path == usagePath:
-		h.serveUsage(w, r)
+		h.serveKnown(w, r, func(rt *runtime, who access.Who) { h.serveUsage(w, r, rt, who) })
 		return nil
 	case h.SignIn != nil && signin.Owns(path):
 		h.serveSignIn(w, r)
 		return nil
 	case path == signin.ManagedSettingsPath && (h.SignIn != nil || h.managed != nil):
-		h.serveManagedSettings(w, r)
+		h.serveKnown(w, r, func(_ *runtime, who access.Who) { h.serveManagedSettings(w, r, who) })
 		return nil
 	case h.site != nil && dashboard.Owns(path):
 		h.site.ServeHTTP(w, r)

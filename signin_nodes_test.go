@@ -1,6 +1,7 @@
 package claudebalancer
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"net/http"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/claude-balancer/claude-balancer/access"
 	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/simulator"
 )
@@ -129,5 +131,22 @@ func TestASignInOverEveryHTTPVersionAndAReloadInEveryStep(t *testing.T) {
 				t.Fatalf("HTTP/%s: refresh: %q", version, e)
 			}
 		}
+	}
+}
+
+func TestATokenThatCannotBeLookedUpIsNotTakenForABadOne(t *testing.T) {
+	t.Parallel()
+	r, _ := signInRig(t)
+	token, err := access.KindAccess.New(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func() reply { return r.message(opus, "Authorization", "Bearer "+token.Reveal()) }
+	mustEnd(t, send())
+	for range cap(r.app.runtime.lookups) { // others wait for a store that does not answer
+		r.app.runtime.lookups <- struct{}{}
+	}
+	if got := send().mustBe(t, 503); got.errorType(t) != "overloaded_error" || got.header.Get("Retry-After") != "5" || got.header.Get("X-Should-Retry") != "" {
+		t.Errorf("%v %s", got.header, got.body)
 	}
 }
