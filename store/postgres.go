@@ -183,8 +183,8 @@ func (e *postgresEngine) again(err error) bool {
 	case pgSerialization, pgDeadlock, pgForeignKey:
 		return true
 	}
-	var none notBegun
-	return errors.As(err, &none) && none.error != nil && !errors.Is(err, context.DeadlineExceeded) && isUnavailable(err)
+	var none changedNothing
+	return errors.As(err, &none) && !errors.Is(err, context.DeadlineExceeded) && isUnavailable(err)
 }
 
 func (e *postgresEngine) explainOpen(err error) error {

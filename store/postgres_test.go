@@ -386,6 +386,11 @@ func TestSealingOverNodesLosesNoNewToken(t *testing.T) {
 	})
 	s := sealed.open(t)
 	wg.Wait()
+	due := -1
+	must(t, s.reader.scan(t.Context(), []any{&due}, `SELECT value FROM counters WHERE name = ?`, counterRewrite))
+	if due != 0 {
+		t.Error("the table was not rewritten")
+	}
 	for _, a := range got(s.Accounts(t.Context()))(t) {
 		if a.Credential.Refresh.Reveal() != "new" {
 			t.Errorf("%s has lost its new token", a.Name)

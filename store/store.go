@@ -142,16 +142,16 @@ func bounded(ctx context.Context, e engine) (context.Context, context.CancelFunc
 	return ctx, func() {}
 }
 
-// notBegun is the error of a transaction that has done nothing: the connection
-// may have died while nobody used it.
-type notBegun struct{ error }
+// changedNothing is the error of a transaction that did not begin, or of a
+// read: the connection may have died while nobody used it.
+type changedNothing struct{ error }
 
-func (e notBegun) Unwrap() error { return e.error }
+func (e changedNothing) Unwrap() error { return e.error }
 
 func transact(ctx context.Context, conn *sql.Conn, fn func(ctx context.Context, tx *sql.Tx) error) error {
 	tx, err := conn.BeginTx(ctx, nil)
 	if err != nil {
-		return notBegun{err}
+		return changedNothing{err}
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after Commit
 	if err := fn(ctx, tx); err != nil {
@@ -190,12 +190,11 @@ type reader struct {
 func (r reader) read(ctx context.Context, fn func(ctx context.Context) error) error {
 	ctx, cancel := bounded(ctx, r.engine)
 	defer cancel()
-	err := fn(ctx)
-	for range postgresReaders {
-		if !r.engine.again(notBegun{err}) || ctx.Err() != nil {
+	var err error
+	for range postgresReaders + 1 { // all that are open may have died
+		if err = fn(ctx); err == nil || ctx.Err() != nil || !r.engine.again(changedNothing{err}) {
 			break
 		}
-		err = fn(ctx)
 	}
 	return r.engine.explain(err)
 }
