@@ -3,9 +3,11 @@ package claudebalancer
 import (
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -98,9 +100,19 @@ func TestASignInOverEveryHTTPVersionAndAReloadInEveryStep(t *testing.T) {
 		reloads++
 		p.reload(strings.Replace(site, "\tlog {", "\tgrace_period "+strings.Repeat("1", reloads)+"s\n\tlog {", 1), 200)
 	}
-	// A connection of its own for each request: a reload ends idle ones.
+	// A connection of its own for each request: a reload ends idle ones. Caddy
+	// may reset one that arrives while its listener changes hands.
 	over := func(version string) func(*http.Request) (*http.Response, error) {
-		return func(r *http.Request) (*http.Response, error) { return p.client(version).Transport.RoundTrip(r) }
+		return func(r *http.Request) (*http.Response, error) {
+			res, err := p.client(version).Transport.RoundTrip(r)
+			for tries := 0; errors.Is(err, syscall.ECONNRESET) && tries < 3; tries++ {
+				if r.GetBody != nil {
+					r.Body, _ = r.GetBody()
+				}
+				res, err = p.client(version).Transport.RoundTrip(r)
+			}
+			return res, err
+		}
 	}
 	c := p.claude(p.client("1"))
 	c.do = over("1")
