@@ -21,9 +21,9 @@ const pingAfter = 20 * time.Second
 var errSilent = errors.New("upstream was silent for too long")
 
 // Buffers that answers are copied through. A stream of events holds one for as
-// long as it runs, and events are small.
+// long as it runs; smaller ones cost a write for each when upstream is quick.
 var (
-	eventBuffers = bytesPool{sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}}
+	eventBuffers = bytesPool{sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }}}
 	copyBuffers  = bytesPool{sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
 )
 

@@ -211,7 +211,7 @@ func (a *answer) discard() {
 // read and what remains; io.EOF says that the stream ended before that.
 func firstEvent(ctx context.Context, body io.ReadCloser, hold time.Duration) ([]byte, io.ReadCloser, error) {
 	var scanner anthropic.StreamScanner
-	buf := make([]byte, 0, 2<<10)
+	buf := make([]byte, 0, 4<<10)
 	for !scanner.SawPing() {
 		var err error
 		buf, err = readMore(body, buf, &scanner)
