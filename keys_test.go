@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/claude-balancer/claude-balancer/access"
+	"github.com/claude-balancer/claude-balancer/anthropic"
 	"github.com/claude-balancer/claude-balancer/api"
 	"github.com/claude-balancer/claude-balancer/simulator"
 	"github.com/claude-balancer/claude-balancer/store"
@@ -354,6 +355,13 @@ func TestAKeySeesItsOwnFilesOnly(t *testing.T) {
 	plain := body(document(a), document(b))
 	r.send("POST", "/v1/messages", plain, "X-Api-Key", mine).mustBe(t, 404)
 	r.send("POST", "/v1/messages", gzipped(t, plain), "X-Api-Key", mine, "Content-Encoding", "gzip").mustBe(t, 404)
+	disguised := body(strings.ReplaceAll(document(b), "file_id", `file\u005fid`))
+	r.send("POST", "/v1/messages", disguised, "X-Api-Key", mine).mustBe(t, 404)
+	var many []string
+	for i := range anthropic.MaxResources {
+		many = append(many, document(fmt.Sprintf("file_%d", i)))
+	}
+	r.send("POST", "/v1/messages", body(append(many, document(b))...), "X-Api-Key", mine).mustBe(t, 400)
 	if len(r.used()) != before {
 		t.Error("another key's file went upstream")
 	}

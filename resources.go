@@ -3,6 +3,7 @@ package claudebalancer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"sync"
@@ -91,11 +92,17 @@ func (p *pass) searchKey() string { return p.want.Client + "\x00" + p.target.ID 
 var refuseUnknownID = &refusal{status: http.StatusNotFound, typ: typeNotFound, noRetry: true,
 	message: "No account of the pool is known to have this resource."}
 
+var refuseMentions = &refusal{status: http.StatusBadRequest, typ: typeInvalidRequest,
+	message: fmt.Sprintf("The body names more than %d files, containers and skills.", anthropic.MaxResources)}
+
 // ownerOfBody binds the request to the account of the first resource that its
 // body names. Each of them must be the client's.
 func (p *pass) ownerOfBody() *refusal {
-	if len(p.mentions) == 0 {
+	switch n := len(p.mentions); {
+	case n == 0:
 		return nil
+	case n > anthropic.MaxResources: // the rest would go unseen
+		return refuseMentions
 	}
 	owned, err := p.rt.ownersOf(p.ctx, p.mentions)
 	if err != nil {

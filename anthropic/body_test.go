@@ -3,6 +3,7 @@ package anthropic
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -264,6 +265,11 @@ func TestReadBodyFindsIdsThatBelongToAnAccount(t *testing.T) {
 		{`{"messages":[{"file_id":"other_1"},{"file_id":5},{"file_id":"file_"}]}`, nil},
 		{`{"messages":[{"file_id":"file_1`, nil},
 		{`{"file_id"`, nil},
+		{`{"messages":[{"file\u005fid":"file_1"},{"\u0066\u0069\u006c\u0065\u005f\u0069\u0064":"file_2"},{"file_id":"\u0066ile_3"}]}`,
+			[]string{"file_1", "file_2", "file_3"}},
+		{`{"messages":[{"file_id":"file_1"},{"file_\u0069d":"file_2"},{"fil\u0065-id":"file_3"},{"text \"file_id":"file_4"}]}`,
+			[]string{"file_1", "file_2"}},
+		{`{"con\u0074ainer":{"\u0069d":"container_01","skills":[{"skill\u005fid":"skill_01"}]}}`, []string{"container_01", "skill_01"}},
 		{`"`, nil},
 	}
 	for _, c := range cases {
@@ -272,11 +278,11 @@ func TestReadBodyFindsIdsThatBelongToAnAccount(t *testing.T) {
 		}
 	}
 	many := strings.Repeat(`{"file_id":"file_`+strings.Repeat("x", maxResourceID)+`"},`, 3)
-	for i := range 2 * maxResources {
-		many += `{"file_id":"file_` + strings.Repeat("a", i+1) + `"},`
+	for i := range 2 * MaxResources {
+		many += fmt.Sprintf(`{"file_id":"file_%d"},`, i)
 	}
-	if n := len(resources([]byte(`{"messages":[` + many + `1]}`))); n != maxResources {
-		t.Errorf("%d ids of a body with too many, want %d", n, maxResources)
+	if n := len(resources([]byte(`{"messages":[` + many + `1]}`))); n != MaxResources+1 {
+		t.Errorf("%d ids of a body with too many, want %d", n, MaxResources+1)
 	}
 }
 

@@ -90,6 +90,9 @@ func member(b []byte, name string) []byte {
 		if !ok {
 			return found
 		}
+		if bytes.IndexByte(n, '\\') >= 0 {
+			n = unescapedName(n)
+		}
 		if string(n) == name {
 			found = v
 		}
@@ -180,7 +183,7 @@ func skipNested(b []byte, i int) (end, file int) {
 			if end < 0 {
 				return -1, file
 			}
-			if end-i == len(fileIDName) && file == 0 && string(b[i:end]) == fileIDName {
+			if file == 0 && isFileIDName(b[i:end]) {
 				file = i
 			}
 			i = end

@@ -9,31 +9,50 @@ import (
 	"strings"
 )
 
-const (
-	maxResourceID = 256 // bytes
-	maxResources  = 64  // in one body
-)
+const maxResourceID = 256 // bytes
+
+// MaxResources bounds the ids that are read in one body. A body with more is
+// read up to one more, so that it can be told from one with so many. It is more
+// than the images and documents that upstream takes in one request.
+const MaxResources = 1000
 
 const fileIDName = `"file_id"`
 
+// isFileIDName reports whether a string, with its quotes, reads "file_id" once
+// its escapes are resolved: each \u escape of a letter makes it five bytes longer.
+func isFileIDName(quoted []byte) bool {
+	const plain = len(fileIDName)
+	if len(quoted) == plain {
+		return string(quoted) == fileIDName
+	}
+	escapes := len(quoted) - plain
+	return escapes > 0 && escapes%5 == 0 && escapes <= 5*(plain-2) && bytes.IndexByte(quoted, '\\') > 0 &&
+		string(unescapedName(quoted[1:len(quoted)-1])) == fileIDName[1:plain-1]
+}
+
+// appendFileIDs walks from string to string. b begins outside of one.
 func appendFileIDs(ids []string, b []byte) []string {
-	for {
-		i := bytes.Index(b, []byte(fileIDName))
-		if i < 0 {
+	for i := 0; ; {
+		n := indexQuote(b[i:])
+		if n < 0 {
 			return ids
 		}
-		b = b[i+len(fileIDName):]
-		i = skipSpace(b, 0)
-		if i == len(b) || b[i] != ':' {
+		begin := i + n
+		if i = skipString(b, begin); i < 0 {
+			return ids
+		}
+		if !isFileIDName(b[begin:i]) {
+			continue
+		}
+		colon := skipSpace(b, i)
+		if colon == len(b) || b[colon] != ':' {
 			continue // a string of that wording, not a member
 		}
-		i = skipSpace(b, i+1)
-		end := skipValue(b, i)
-		if end < 0 {
+		begin = skipSpace(b, colon+1)
+		if i = skipValue(b, begin); i < 0 {
 			return ids
 		}
-		ids = appendID(ids, b[i:end], "file_")
-		b = b[end:]
+		ids = appendID(ids, b[begin:i], "file_")
 	}
 }
 
@@ -55,7 +74,7 @@ func appendContainer(ids []string, container []byte) []string {
 
 func appendID(ids []string, value []byte, prefix string) []string {
 	id := text(value, maxResourceID)
-	if len(id) <= len(prefix) || id[:len(prefix)] != prefix || len(ids) == maxResources || slices.Contains(ids, id) {
+	if len(id) <= len(prefix) || id[:len(prefix)] != prefix || len(ids) > MaxResources || slices.Contains(ids, id) {
 		return ids
 	}
 	return append(ids, id)
