@@ -31,6 +31,7 @@ type member struct {
 	// the processor's first cache.
 	planBit uint64       // its plan's bit in modelAccess.plans; 0 = plan not defined
 	plain   bool         // see isPlain
+	counted int64        // the bucket that seen.Tries was counted in
 	seen    Candidate    // what policies see of it
 	tries   rollingCount // of this process
 	others  rollingCount // of other processes, as they told last
@@ -214,6 +215,11 @@ func (m *member) recentTries(epoch int64) int {
 	m.others.advance(epoch)
 	m.lead.advance(epoch)
 	return m.tries.sum + m.others.sum + m.lead.sum
+}
+
+// count has policies see the tries as they are now.
+func (m *member) count(epoch int64) {
+	m.seen.Tries, m.counted = m.recentTries(epoch), epoch
 }
 
 func bucketOf(now time.Time) int64 { return now.UnixNano() / int64(bucketSpan) }

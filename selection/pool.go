@@ -92,7 +92,7 @@ func (p *Pool) Sync(accounts []Account) {
 			// caught up with the others.
 			epoch := bucketOf(now)
 			m.lead.add(epoch, int(math.Round(share*float64(a.Weight))))
-			m.seen.Tries = m.recentTries(epoch)
+			m.count(epoch)
 		}
 		if m.State != "" && a.State == "" {
 			m.refused401, m.lastRefused = 0, ""
@@ -316,8 +316,8 @@ func earlier(a, b time.Time) time.Time {
 // candidate is the member as policies see it at this time.
 func (p *Pool) candidate(m *member, epoch int64) *Candidate {
 	c := &m.seen
-	if m.tries.epoch < epoch {
-		c.Tries = m.recentTries(epoch)
+	if m.counted < epoch {
+		m.count(epoch)
 	}
 	// A returning account starts where the round is, so that it does not get
 	// every request until it has caught up.

@@ -258,7 +258,7 @@ func (p *Pool) SetOthers(loads []map[string]Load) {
 		}
 		m.seen.InFlight += inFlight - m.elsewhere
 		m.elsewhere, m.others = inFlight, tries
-		m.seen.Tries = m.recentTries(epoch)
+		m.count(epoch)
 	}
 	p.serveWaiting()
 }
