@@ -6,7 +6,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,7 +28,6 @@ type sqliteEngine struct {
 	path        string
 	busyTimeout time.Duration
 	batch       batchStatements
-	unsynced    atomic.Bool // something was committed that may not be on the disk yet
 
 	dataVersion struct {
 		sync.Mutex
@@ -237,42 +234,6 @@ func (e *sqliteEngine) pragma(ctx context.Context, name string) (n int64, err er
 	defer func() { _ = conn.Close() }()
 	err = conn.QueryRowContext(context.WithoutCancel(ctx), "PRAGMA "+name).Scan(&n)
 	return n, err
-}
-
-// writeUnsynced runs fn in a transaction that does not wait for the disk. What it
-// commits survives the process at once, and a loss of power from the next sync
-// on, or the next transaction of Store.write: waiting ten times a second costs
-// more than the rows of the history themselves.
-func (e *sqliteEngine) writeUnsynced(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
-	conn, err := e.s.writer.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
-	ctx = context.WithoutCancel(ctx)
-	if _, err := conn.ExecContext(ctx, "PRAGMA synchronous(NORMAL)"); err != nil {
-		return err
-	}
-	defer func() {
-		if _, err := conn.ExecContext(ctx, "PRAGMA synchronous(FULL)"); err != nil {
-			// No other transaction may get a connection that does not sync.
-			_ = conn.Raw(func(any) error { return driver.ErrBadConn })
-		}
-	}()
-	e.unsynced.Store(true)
-	return e.explain(transact(ctx, conn, fn))
-}
-
-// sync brings to the disk what writeUnsynced has committed.
-func (e *sqliteEngine) sync(ctx context.Context) error {
-	if !e.unsynced.Swap(false) {
-		return nil
-	}
-	if err := e.alone(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
-		e.unsynced.Store(true)
-		return fmt.Errorf("sync the history: %w", err)
-	}
-	return nil
 }
 
 // shrink gives free pages back to the file system, some at a time so that

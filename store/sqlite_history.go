@@ -85,7 +85,7 @@ func (e *sqliteEngine) insertRequests(ctx context.Context, rows []Row) error {
 
 // insertRows inserts as many rows at a time as most allows.
 func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, most int) error {
-	return e.writeUnsynced(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	return e.s.write(ctx, ChangedUsage, func(ctx context.Context, tx *sql.Tx) error {
 		sums, stored := newSummary(&e.s.models), 0
 		args := make([]any, 0, min(most, len(rows))*rowValues)
 		for i, n := range chunks {
@@ -194,9 +194,6 @@ func (e *sqliteEngine) recount(ctx context.Context, tx *sql.Tx) error {
 }
 
 func (e *sqliteEngine) pruneRequests(ctx context.Context, before, maxRows int64) (deleted int64, err error) {
-	if err := e.sync(ctx); err != nil {
-		return 0, err
-	}
 	deleted, err = e.deleteRows(ctx, before, math.MaxInt64)
 	if err == nil && maxRows > 0 {
 		var n, excess int64
