@@ -85,7 +85,7 @@ func TestWhileTheStoreIsAwayValidTokensAreServedAndNoneIsRefreshed(t *testing.T)
 		time.Sleep(20 * time.Second)
 		calls := v.calls
 		var wait *BackoffError
-		if _, err := h.Token(t.Context(), "a"); !errors.As(err, &wait) || wait.Until.Sub(time.Now()) > 2*time.Second {
+		if _, err := h.Token(t.Context(), "a"); !errors.As(err, &wait) || time.Until(wait.Until) > 2*time.Second {
 			t.Errorf("got %v", err)
 		}
 		if _, err := h.RefreshByHand(t.Context(), "a"); !errors.As(err, &wait) {
