@@ -106,14 +106,14 @@ func buildLab(t *testing.T) {
 	check("mount memory", syscall.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"))
 	root := filepath.Join(dir, "root")
 	check("copy the machine", writable(dir, "machine", "/", root))
+	for _, name := range []string{"tmp", "run"} { // before what may lie in them
+		check("mount memory", syscall.Mount("tmpfs", filepath.Join(root, name), "tmpfs", 0, "mode=1777"))
+	}
 	for _, name := range []string{"GOROOT", "GOMODCACHE", "GOCACHE"} {
 		check("bind "+name, bind(os.Getenv(name), root))
 	}
 	check("bind devices", bind("/dev", root))
 	check("copy the checkout", writable(dir, "checkout", checkout, filepath.Join(root, checkout)))
-	for _, name := range []string{"tmp", "run"} {
-		check("mount memory", syscall.Mount("tmpfs", filepath.Join(root, name), "tmpfs", 0, "mode=1777"))
-	}
 	check("mount /proc", syscall.Mount("proc", filepath.Join(root, "proc"), "proc", 0, ""))
 	check("change the root", syscall.Chroot(root))
 	check("go to the checkout", os.Chdir(checkout))
