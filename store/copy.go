@@ -55,7 +55,7 @@ var copiedTables = []copiedTable{
 const historyTable = "requests"
 
 // ownTables are what a database keeps about itself.
-var ownTables = []string{"counters", "nodes", "request_days", "changes", "schema_version"}
+var ownTables = []string{"counters", "nodes", "request_days", "request_minutes", "changes", "schema_version"}
 
 // copyChunk is how many rows a transaction copies; SQLite takes 32,766
 // parameters in a statement.

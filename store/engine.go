@@ -45,6 +45,8 @@ type engine interface {
 	// insertRequests stores rows of the history with their sums, in one
 	// transaction; those that are there already are ignored, sums and all.
 	insertRequests(ctx context.Context, rows []Row) error
+	// pageQuery is the query for a page of the history.
+	pageQuery(p requestPage) (query string, args []any)
 	// makeRoom makes ready for rows of the history of the given times in ms.
 	makeRoom(ctx context.Context, times []int64) error
 	// recount makes right what the database keeps beside its rows, after they

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -149,23 +150,22 @@ func testFiltersChooseRows(t *testing.T, db testDB) {
 	}
 }
 
-// Every filter must be answered from an index that also has the order: the
-// cost of a page does not grow with the history.
-func TestFiltersUseIndexes(t *testing.T) {
+// Every page must be answered from indexes that also have the order: its cost
+// does not grow with the history.
+func TestPagesUseIndexes(t *testing.T) {
 	t.Parallel()
 	s := openNew(t)
-	for index, c := range map[string]conditions{
-		"requests_time":    {},
-		"requests_account": conditions{}.and(`r.account_id = ?`, "x"),
-		"requests_model":   got(s.conditions(t.Context(), api.RequestQuery{Model: "m"}))(t),
-		"requests_client":  got(s.conditions(t.Context(), api.RequestQuery{Client: "c"}))(t),
-		"requests_outcome": got(s.conditions(t.Context(), api.RequestQuery{Outcome: api.OutcomeExhausted}))(t),
+	for name, p := range map[string]requestPage{
+		"all":           {},
+		"account":       requestPage{}.with(byAccount, "x"),
+		"model":         requestPage{}.with(byModel, "x"),
+		"client":        requestPage{}.with(byKey, "x"),
+		"outcome":       requestPage{}.with(byOutcome, "ok"),
+		"two at a time": requestPage{}.with(byKey, "x").with(byAccount, "y"),
 	} {
-		for _, before := range []bool{false, true} {
-			if before {
-				c = c.and(`(r.timestamp, r.id) < (?, ?)`, 1, "x")
-			}
-			query, args := pageQuery(c, 50)
+		for _, before := range []string{"", "x"} {
+			p.beforeID = before
+			query, args := s.engine.pageQuery(p)
 			type step struct {
 				id, parent, unused int
 				detail             string
@@ -174,10 +174,65 @@ func TestFiltersUseIndexes(t *testing.T) {
 				return r.Scan(&p.id, &p.parent, &p.unused, &p.detail)
 			}, "EXPLAIN QUERY PLAN "+query, args...))(t)
 			text := fmt.Sprint(plan)
-			if !strings.Contains(text, "INDEX "+index) || strings.Contains(text, "B-TREE FOR ORDER BY") {
-				t.Errorf("%s (continued: %v): the plan is %s", index, before, text)
+			if !strings.Contains(text, "r USING INDEX requests_time") || strings.Contains(text, "B-TREE FOR ORDER BY") ||
+				len(p.filters) > 0 && !strings.Contains(text, "SEARCH m0 USING PRIMARY KEY (kind=? AND name=?") ||
+				len(p.filters) > 1 && !strings.Contains(text, "SEARCH m1 USING COVERING INDEX request_minutes_minute (minute=? AND kind=? AND name=?)") {
+				t.Errorf("%s (continued: %v): the plan is %s", name, before, text)
 			}
 		}
+	}
+}
+
+func TestAnOlderFilesRowsAreFoundByEveryFilter(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "accounts.db")
+	s := open(t, testOptions(path))
+	a := account("work")
+	must(t, s.AddAccount(t.Context(), a))
+	r := answered("r1", start, a)
+	r.Client = new("laptop")
+	must(t, s.InsertRows(t.Context(), []Row{r, row("r2", start.Add(time.Second))}))
+	must(t, s.Close())
+	runScript(t, path, `DROP TABLE request_minutes; PRAGMA user_version = 3;
+		CREATE INDEX requests_account ON requests (account_id, timestamp) WHERE account_id IS NOT NULL;
+		CREATE INDEX requests_model ON requests (model_used, timestamp) WHERE model_used IS NOT NULL;
+		CREATE INDEX requests_client ON requests (client, timestamp) WHERE client IS NOT NULL;
+		CREATE INDEX requests_outcome ON requests (outcome, timestamp) WHERE outcome <> 'ok'`)
+
+	s = open(t, testOptions(path))
+	for _, q := range []api.RequestQuery{{Account: "work"}, {Model: *r.Model}, {Client: "laptop"}, {Outcome: api.OutcomeOK}} {
+		if have := ids(got(s.Requests(t.Context(), q))(t)); !slices.Equal(have, []string{"r1"}) {
+			t.Errorf("%+v: got %q", q, have)
+		}
+	}
+	var indexes string
+	must(t, s.reader.scan(t.Context(), []any{&indexes}, `SELECT group_concat(name) FROM pragma_index_list('requests')`))
+	if indexes != "requests_time,sqlite_autoindex_requests_1" {
+		t.Errorf("the table has %s", indexes)
+	}
+}
+
+func TestMinutesGoWithTheirRows(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	minutes := func() (n int) {
+		must(t, s.reader.scan(t.Context(), []any{&n}, `SELECT COUNT(*) FROM request_minutes`))
+		return n
+	}
+	var rows []Row
+	for i := range 10 {
+		rows = append(rows, row(fmt.Sprint(i), start.Add(time.Duration(i)*30*time.Second)))
+	}
+	must(t, s.InsertRows(t.Context(), rows))
+	for _, c := range []struct{ maxRows, left int64 }{{10, 5}, {8, 4}, {7, 4}, {1, 1}} {
+		got(s.Prune(t.Context(), time.Time{}, c.maxRows))(t)
+		if n := minutes(); n != int(c.left) {
+			t.Errorf("with %d rows, %d minutes are left, want %d", c.maxRows, n, c.left)
+		}
+	}
+	got(s.ClearRequests(t.Context()))(t)
+	if n := minutes(); n != 0 {
+		t.Errorf("%d minutes are left without rows", n)
 	}
 }
 
@@ -194,9 +249,10 @@ func testPagesJoinWithoutGapOrOverlap(t *testing.T, db testDB) {
 			rt.Fatal(err)
 		}
 		times := rapid.SliceOfN(rapid.IntRange(0, 4), 0, 30).Draw(rt, "times") // many at the same millisecond
+		step := rapid.SampledFrom([]time.Duration{time.Millisecond, time.Minute - time.Millisecond, 40 * time.Second}).Draw(rt, "step")
 		var rows []Row
-		for i, ms := range times {
-			r := row(fmt.Sprintf("%c%d", 'a'+i%3, i), start.Add(time.Duration(ms)*time.Millisecond))
+		for i, n := range times {
+			r := row(fmt.Sprintf("%c%d", 'a'+i%3, i), start.Add(time.Duration(n)*step))
 			if i%2 == 0 {
 				r = answered(r.ID, time.UnixMilli(r.Timestamp), a)
 			}
@@ -209,9 +265,12 @@ func testPagesJoinWithoutGapOrOverlap(t *testing.T, db testDB) {
 		if rapid.Bool().Draw(rt, "by account") {
 			q.Account = "work"
 		}
+		if rapid.Bool().Draw(rt, "by outcome") {
+			q.Outcome = api.OutcomeOK
+		}
 		var want []api.Request
 		for _, r := range rows {
-			if q.Account == "" || r.AccountID != "" {
+			if q.Account+string(q.Outcome) == "" || r.AccountID != "" {
 				want = append(want, r.Request)
 			}
 		}

@@ -64,7 +64,8 @@ func (e *sqliteEngine) tell(context.Context, *sql.Tx, Changes) error { return ni
 func (e *sqliteEngine) notified() <-chan struct{} { return nil }
 
 // What a statement of several rows keeps for undoing itself goes to memory:
-// writing it to a file costs as much as the rows. See vacuum for the exception.
+// writing it to a file costs as much as the rows. See withTempInFile for the
+// exceptions.
 const (
 	tempInMemory = "temp_store(MEMORY)"
 	tempInFile   = "temp_store(FILE)"
@@ -268,12 +269,17 @@ func (e *sqliteEngine) rewrite(ctx context.Context) error {
 	return err
 }
 
-// vacuum makes its copy of the database in a file, since it may be large.
 func (e *sqliteEngine) vacuum(ctx context.Context) error {
+	return e.withTempInFile(ctx, func() error { return e.alone(ctx, "VACUUM") })
+}
+
+// withTempInFile calls f, which may need as much temporary space as the
+// database has.
+func (e *sqliteEngine) withTempInFile(ctx context.Context, f func() error) error {
 	if err := e.alone(ctx, "PRAGMA "+tempInFile); err != nil {
 		return err
 	}
-	return errors.Join(e.alone(ctx, "VACUUM"), e.alone(ctx, "PRAGMA "+tempInMemory))
+	return errors.Join(f(), e.alone(ctx, "PRAGMA "+tempInMemory))
 }
 
 // alone runs a statement that cannot be part of a transaction.

@@ -49,12 +49,13 @@ const (
 
 // batchStatements are prepared once: parsing them costs more than a row.
 type batchStatements struct {
-	rows                       [len(chunks)]*sql.Stmt
-	hour, account, name, spend *sql.Stmt
+	rows                               [len(chunks)]*sql.Stmt
+	minute, hour, account, name, spend *sql.Stmt
 }
 
 func (e *sqliteEngine) prepareBatch(ctx context.Context) (err error) {
 	statements := map[string]**sql.Stmt{
+		insertMinute:   &e.batch.minute,
 		upsertHour:     &e.batch.hour,
 		updateCounters: &e.batch.account,
 		insertName:     &e.batch.name,
@@ -86,7 +87,7 @@ func (e *sqliteEngine) insertRequests(ctx context.Context, rows []Row) error {
 // insertRows inserts as many rows at a time as most allows.
 func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, most int) error {
 	return e.s.write(ctx, ChangedUsage, func(ctx context.Context, tx *sql.Tx) error {
-		sums, stored := newSummary(&e.s.models), 0
+		sums, found, stored := newSummary(&e.s.models), minutes{}, 0
 		args := make([]any, 0, min(most, len(rows))*rowValues)
 		for i, n := range chunks {
 			stmt := tx.StmtContext(ctx, e.batch.rows[i])
@@ -100,6 +101,7 @@ func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, most int) err
 				}
 				for i := range rows[:n] {
 					sums.add(&rows[i])
+					found.add(&rows[i])
 				}
 				stored += n
 			}
@@ -108,6 +110,9 @@ func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, most int) err
 			return nil
 		}
 		if _, err := tx.ExecContext(ctx, addToCounter, stored, counterRequests); err != nil {
+			return err
+		}
+		if err := found.save(ctx, tx.StmtContext(ctx, e.batch.minute)); err != nil {
 			return err
 		}
 		return e.saveSummary(ctx, tx, sums)
@@ -189,8 +194,11 @@ func (e *sqliteEngine) saveSummary(ctx context.Context, tx *sql.Tx, sums *summar
 func (e *sqliteEngine) makeRoom(context.Context, []int64) error { return nil }
 
 func (e *sqliteEngine) recount(ctx context.Context, tx *sql.Tx) error {
-	_, err := tx.ExecContext(ctx, `UPDATE counters SET value = (SELECT COUNT(*) FROM requests) WHERE name = ?`, counterRequests)
-	return err
+	if _, err := tx.ExecContext(ctx, `UPDATE counters SET value = (SELECT COUNT(*) FROM requests) WHERE name = ?`,
+		counterRequests); err != nil {
+		return err
+	}
+	return fillMinutes(ctx, tx)
 }
 
 func (e *sqliteEngine) pruneRequests(ctx context.Context, before, maxRows int64) (deleted int64, err error) {
@@ -244,6 +252,9 @@ func (e *sqliteEngine) deleteRows(ctx context.Context, before, most int64) (dele
 			n, err = execTx(ctx, tx, `DELETE FROM requests WHERE id IN
 				(SELECT id FROM requests WHERE timestamp < ? ORDER BY timestamp LIMIT ?)`, before, min(pruneBatch, most-deleted))
 			if err != nil {
+				return err
+			}
+			if err := deleteMinutes(ctx, tx); err != nil {
 				return err
 			}
 			_, err = tx.ExecContext(ctx, addToCounter, -n, counterRequests)

@@ -24,6 +24,7 @@ var migrations = []func(context.Context, *sql.Tx) error{
 	createTables,
 	addSignIns,
 	addExchange,
+	addMinutes,
 }
 
 // maxRewriteBytes is the size up to which a file of the seed system is
@@ -39,12 +40,8 @@ func (e *sqliteEngine) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for more := true; more; {
-		err := e.s.write(ctx, 0, func(ctx context.Context, tx *sql.Tx) (err error) {
-			more, err = migrateOnce(ctx, tx)
-			return err
-		})
-		if err != nil {
+	if before != int64(len(migrations)) {
+		if err := e.withTempInFile(ctx, func() error { return e.migrateAll(ctx) }); err != nil {
 			return err
 		}
 	}
@@ -54,6 +51,16 @@ func (e *sqliteEngine) migrate(ctx context.Context) error {
 		}
 	}
 	return e.prepareBatch(ctx)
+}
+
+func (e *sqliteEngine) migrateAll(ctx context.Context) (err error) {
+	for more := true; more && err == nil; {
+		err = e.s.write(ctx, 0, func(ctx context.Context, tx *sql.Tx) (err error) {
+			more, err = migrateOnce(ctx, tx)
+			return err
+		})
+	}
+	return err
 }
 
 func migrateOnce(ctx context.Context, tx *sql.Tx) (more bool, err error) {
@@ -210,6 +217,22 @@ var exchangeTables string
 // addExchange is migration 3.
 func addExchange(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, exchangeTables)
+	return err
+}
+
+//go:embed schema/sqlite/0004.sql
+var minuteTable string
+
+// addMinutes is migration 4. The indexes that go are of use for it.
+func addMinutes(ctx context.Context, tx *sql.Tx) error {
+	if _, err := tx.ExecContext(ctx, minuteTable); err != nil {
+		return err
+	}
+	if err := fillMinutes(ctx, tx); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `CREATE INDEX request_minutes_minute ON request_minutes (minute);
+		DROP INDEX requests_account; DROP INDEX requests_model; DROP INDEX requests_client; DROP INDEX requests_outcome`)
 	return err
 }
 
