@@ -28,31 +28,58 @@ import (
 type faultyFleet struct {
 	t     *testing.T
 	nodes []*node
-	nets  []*storetest.Proxy
-	db    *store.Store // beside the nodes
+	nets  []*storetest.Proxy // none: nothing is between
+	db    *store.Store       // beside the nodes
 }
 
 // newFaultyFleet starts three nodes with so many accounts. clocks is how far
 // ahead the clock of each is.
 func newFaultyFleet(t *testing.T, o simulator.Options, accounts int, clocks ...time.Duration) *faultyFleet {
 	t.Helper()
+	skipFaults(t)
+	url := storetest.Postgres(t)
+	f := &faultyFleet{t: t}
+	for range 3 {
+		f.nets = append(f.nets, storetest.NewProxy(t, url))
+	}
+	f.start(o, url, accounts, clocks...)
+	return f
+}
+
+// newStoppableFleet is a fleet whose server is its own, with nothing between.
+func newStoppableFleet(t *testing.T, o simulator.Options, accounts int) (*faultyFleet, *storetest.Server) {
+	t.Helper()
+	skipFaults(t)
+	server := storetest.NewServer(t)
+	f := &faultyFleet{t: t}
+	f.start(o, server.URL, accounts)
+	return f, server
+}
+
+func skipFaults(t *testing.T) {
+	t.Helper()
 	if os.Getenv("CLAUDE_BALANCER_LONG") == "" && storetest.HasPostgres() {
 		t.Skip("a test of faults: CLAUDE_BALANCER_LONG=1 runs it")
 	}
-	url := storetest.Postgres(t)
-	f := &faultyFleet{t: t}
+}
+
+func (f *faultyFleet) start(o simulator.Options, url string, accounts int, clocks ...time.Duration) {
+	t := f.t
+	t.Helper()
 	first := newProcess(t, o)
 	for i := range 3 {
-		p := first
+		p, at := first, url
 		if i > 0 {
 			p = first.beside()
 		}
-		net := storetest.NewProxy(t, url)
-		p.env = append(p.env, "DATABASE_URL="+net.URL)
+		if f.nets != nil {
+			at = f.nets[i].URL
+		}
+		p.env = append(p.env, "DATABASE_URL="+at)
 		if i < len(clocks) {
 			p.env = append(p.env, clockAhead+"="+clocks[i].String())
 		}
-		f.nets, f.nodes = append(f.nets, net), append(f.nodes, &node{process: p, http: p.client("2")})
+		f.nodes = append(f.nodes, &node{process: p, http: p.client("2")})
 		p.begin(p.config("store postgres {env.DATABASE_URL}", "retry_delay 10ms"))
 	}
 	for _, n := range f.nodes {
@@ -71,7 +98,6 @@ func newFaultyFleet(t *testing.T, o simulator.Options, accounts int, clocks ...t
 		var all []api.Account
 		return json.Unmarshal(n.get("/claude_balancer/accounts"), &all) == nil && len(all) == accounts
 	})
-	return f
 }
 
 // all waits until it is so on each node.
@@ -312,41 +338,98 @@ func (f *faultyFleet) expire(name string) {
 	}
 }
 
-func TestADatabaseThatRestartsUnderLoadFailsNoRequest(t *testing.T) {
+func TestADatabaseThatCannotBeReachedFailsNoRequest(t *testing.T) {
 	t.Parallel()
 	f := newFaultyFleet(t, simulator.Options{}, 6)
 	l := f.load(4)
 	f.nodes[0].waitFor("the load runs", func() bool { return l.asked[0].Load() > 100 })
-	for round, fail := range []func(*storetest.Proxy){(*storetest.Proxy).Cut, (*storetest.Proxy).Stall, (*storetest.Proxy).CutAtCommit} {
+	for _, fail := range []func(*storetest.Proxy){(*storetest.Proxy).Cut, (*storetest.Proxy).Stall, (*storetest.Proxy).CutAtCommit} {
 		for _, net := range f.nets {
 			fail(net)
 		}
-		f.all(func(n *node) bool { return n.health().Status == "degraded" })
-		f.nodes[1].ask("PATCH", "/claude_balancer/accounts/account0", map[string]any{"priority": round}, 503)
-		before := l.asked[0].Load()
-		f.nodes[0].waitFor("requests go on", func() bool { return l.asked[0].Load() > before+200 })
+		f.isAway(l)
 		for _, net := range f.nets {
 			net.Restore()
 		}
 		f.all(func(n *node) bool { return n.health().Status == "ok" })
 	}
+	f.hasLostNothing(l)
+}
+
+func TestADatabaseThatRestartsUnderLoadFailsNoRequest(t *testing.T) {
+	t.Parallel()
+	f, server := newStoppableFleet(t, simulator.Options{}, 6)
+	l := f.load(4)
+	f.nodes[0].waitFor("the load runs", func() bool { return l.asked[0].Load() > 100 })
+	for _, mode := range []string{"fast", "immediate"} {
+		began := time.Now()
+		server.Restart(mode)
+		t.Logf("a restart (%s) took %s", mode, time.Since(began))
+		f.isBack(l)
+	}
+	for _, mode := range []string{"fast", "immediate"} {
+		server.Stop(mode)
+		away := time.After(5 * time.Second)
+		f.isAway(l)
+		<-away
+		server.Start()
+		f.isBack(l)
+	}
+	f.hasLostNothing(l)
+}
+
+// isAway waits until all nodes know that the database is, and serve all the
+// same.
+func (f *faultyFleet) isAway(l *fleetLoad) {
+	f.t.Helper()
+	f.all(func(n *node) bool { return n.health().Status == "degraded" })
+	f.nodes[1].ask("PATCH", "/claude_balancer/accounts/account0", map[string]any{"priority": 1}, 503)
+	f.goesOn(l)
+}
+
+// isBack waits until all nodes know that the database is there, and share what
+// one of them changes.
+func (f *faultyFleet) isBack(l *fleetLoad) {
+	f.t.Helper()
+	priority := int(l.asked[0].Load())
+	f.nodes[1].waitFor("an account can be changed", func() bool {
+		f.all(func(n *node) bool { return n.health().Status == "ok" })
+		return f.nodes[1].tells("set", "account0", "--priority", fmt.Sprint(priority)).ok
+	})
+	f.all(func(n *node) bool { return n.account("account0").Priority == priority })
+	f.goesOn(l)
+}
+
+// goesOn waits until each node has served more.
+func (f *faultyFleet) goesOn(l *fleetLoad) {
+	f.t.Helper()
+	for i, n := range f.nodes {
+		before := l.asked[i].Load()
+		n.waitFor("requests go on", func() bool { return l.asked[i].Load() > before+200 })
+	}
+}
+
+// hasLostNothing ends the load: no request may have failed, and all are in the
+// history.
+func (f *faultyFleet) hasLostNothing(l *fleetLoad) {
+	f.t.Helper()
 	finished, failed := l.end()
 	if len(failed) > 0 {
-		t.Errorf("%d of %d requests failed, such as %s", len(failed), len(failed)+len(finished), failed[0])
+		f.t.Errorf("%d of %d requests failed, such as %s", len(failed), len(failed)+len(finished), failed[0])
 	}
 	f.everything(finished)
-	t.Logf("%d requests, %d failed", len(finished), len(failed))
+	f.t.Logf("%d requests, %d failed", len(finished), len(failed))
 	for _, n := range f.nodes {
 		if dropped := n.scrape()["history_dropped_total"]; dropped != "0" {
-			t.Errorf("%s rows were dropped", dropped)
+			f.t.Errorf("%s rows were dropped", dropped)
 		}
 		for _, line := range strings.Split(n.logged(), "\n") {
 			if strings.Contains(line, "the database is back") {
-				t.Log(line)
+				f.t.Log(line)
 			}
 		}
 		if lines := strings.Count(n.logged(), `"level":"error"`); lines > 30 {
-			t.Errorf("%d lines of errors in the log", lines)
+			f.t.Errorf("%d lines of errors in the log", lines)
 		}
 	}
 }
