@@ -28,6 +28,7 @@ import (
 type exchange struct {
 	node     string      // this process
 	company  atomic.Bool // another process runs
+	lost     atomic.Bool // there was one when others were told last, and is none
 	failures limiter
 
 	// Of the one that tells.
@@ -290,7 +291,8 @@ type load struct {
 }
 
 // tellLoad tells others what this process uses: at once if that changed and there
-// is somebody, else now and then.
+// is somebody, else now and then. If there is nobody any more, the database may
+// have crashed and forgotten all processes, this one, too.
 func (rt *runtime) tellLoad(ctx context.Context) error {
 	x := &rt.exchange
 	text, err := json.Marshal(rt.load())
@@ -298,10 +300,11 @@ func (rt *runtime) tellLoad(ctx context.Context) error {
 		return err
 	}
 	silence, changed := x.beats-x.toldAt, !bytes.Equal(text, x.told)
-	if x.company.Load() && (changed || silence >= heartbeatEvery) || x.told == nil || changed && silence >= helloEvery {
+	if x.company.Load() && (changed || silence >= heartbeatEvery) || x.told == nil || x.lost.Load() || changed && silence >= helloEvery {
 		err = rt.store.TellNode(ctx, x.node, text)
 		if err == nil {
 			x.told, x.toldAt = text, x.beats
+			x.lost.Store(false)
 		}
 	}
 	return err
@@ -361,7 +364,9 @@ func (rt *runtime) hearLoad(ctx context.Context) error {
 	}
 	rt.pool.SetOthers(accounts)
 	rt.keys.SetOthers(keys)
-	rt.exchange.company.Store(company)
+	if rt.exchange.company.Swap(company) && !company {
+		rt.exchange.lost.Store(true)
+	}
 	return failed
 }
 

@@ -378,6 +378,35 @@ func TestADatabaseThatRestartsUnderLoadFailsNoRequest(t *testing.T) {
 	f.hasLostNothing(l)
 }
 
+// A database that crashed has forgotten what nodes told of their use.
+func TestNodesCountForOneAnotherAfterTheDatabaseCrashed(t *testing.T) {
+	t.Parallel()
+	f, server := newStoppableFleet(t, simulator.Options{}, 1)
+	counts := func() {
+		release, done := make(chan struct{}), make(chan struct{})
+		f.nodes[0].sim.Script("account0", simulator.Step{Do: simulator.BeforeAnswer(func() { <-release })})
+		go func() {
+			defer close(done)
+			if _, status := f.nodes[0].served(messageBody(sonnet, false)); status != 200 {
+				t.Errorf("status %d", status)
+			}
+		}()
+		at := time.Now()
+		f.all(func(n *node) bool { return n.account("account0").InFlight == 1 })
+		t.Logf("a running request counted everywhere after %s", time.Since(at))
+		close(release)
+		<-done
+		f.all(func(n *node) bool { return n.account("account0").InFlight == 0 })
+	}
+	counts()
+	server.Restart("immediate")
+	f.nodes[0].waitFor("all nodes have told what they use", func() bool {
+		told, err := f.db.OtherNodes(t.Context(), "", time.Minute)
+		return err == nil && len(told) == len(f.nodes)
+	})
+	counts()
+}
+
 // isAway waits until all nodes know that the database is, and serve all the
 // same.
 func (f *faultyFleet) isAway(l *fleetLoad) {
