@@ -98,39 +98,15 @@ func benchmarkHistoryRow(b *testing.B, db testDB) {
 // generate fills a store with n rows over thirty days, and their sums.
 func generate(b *testing.B, s *Store, n int) {
 	b.Helper()
-	source, id, first := `WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < %d)`, `printf('%%012x', i)`, start.Add(-30*24*time.Hour).UnixMilli()
-	if _, ok := s.engine.(*postgresEngine); ok {
-		source, id = `WITH n AS (SELECT generate_series(0, %d - 1) AS i)`, `lpad(to_hex(i), 12, '0')`
-		for day := range int64(31) {
-			must(b, s.engine.makeRoom(b.Context(), []int64{first + day*dayMillis}))
-		}
-	}
+	_, postgres := s.engine.(*postgresEngine)
 	must(b, s.write(b.Context(), 0, func(ctx context.Context, tx *sql.Tx) error {
-		for _, query := range []string{
-			fmt.Sprintf(`INSERT INTO requests (id, timestamp, method, path, account_used, account_id, plan_type, model_used, status_code,
-			success, outcome, response_time_ms, duration_ms, stream, client, input_tokens, output_tokens, cost_usd) `+source+`
-			SELECT `+id+`, %d + i * (2592000000 / %d), 'POST', '/v1/messages', 'a' || i %% 200, 'id-a' || i %% 200, 'max',
-			'model-' || i %% 5, 200, CASE WHEN i %% 20 > 0 THEN 1 ELSE 0 END, CASE WHEN i %% 20 > 0 THEN 'ok' ELSE 'exhausted' END, 300, 400, 1,
-			'key-' || i %% 1000, 100, 10, 0.01 FROM n`, n, first, n),
-			`INSERT INTO history_accounts (id, name) SELECT DISTINCT account_id, account_used FROM requests`,
-		} {
-			if _, err := tx.ExecContext(ctx, query); err != nil {
+		for _, statement := range storetest.Fill(n, start, postgres) {
+			if _, err := tx.ExecContext(ctx, statement); err != nil {
 				return err
 			}
 		}
-		for kind, column := range map[string]string{byOutcome: "outcome", byModel: "model_used", byAccount: "account_id",
-			byPlan: "plan_type", byKey: "client", byFamily: "'sonnet'"} {
-			if _, err := tx.ExecContext(ctx, `INSERT INTO usage_hours SELECT timestamp - timestamp % 3600000, '`+kind+`', `+column+`, COUNT(*),
-				SUM(1 - success), 0, SUM(response_time_ms), SUM(input_tokens), SUM(output_tokens), 0, 0, 0, SUM(cost_usd)
-				FROM requests GROUP BY 1, 3`); err != nil {
-				return err
-			}
-		}
-		return s.engine.recount(ctx, tx)
+		return nil
 	}))
-	if _, ok := s.engine.(*postgresEngine); ok {
-		must2(b)(s.exec(b.Context(), 0, `ANALYZE`))
-	}
 }
 
 func must2(tb testing.TB) func(int64, error) {

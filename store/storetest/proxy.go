@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -16,6 +17,7 @@ type Proxy struct {
 
 	listener net.Listener
 	server   string
+	trips    atomic.Int64
 
 	mu      sync.Mutex
 	state   proxyState
@@ -53,6 +55,9 @@ func NewProxy(tb testing.TB, serverURL string) *Proxy {
 	})
 	return p
 }
+
+// RoundTrips returns how often something was asked of the server and answered.
+func (p *Proxy) RoundTrips() int64 { return p.trips.Load() }
 
 // Cut ends all connections and refuses new ones.
 func (p *Proxy) Cut() { p.set(cut) }
@@ -107,19 +112,24 @@ func (p *Proxy) serve() {
 		p.mu.Lock()
 		p.conns[client], p.conns[server] = struct{}{}, struct{}{}
 		p.mu.Unlock()
-		go p.pass(server, client, true)
-		go p.pass(client, server, false)
+		asked := new(atomic.Bool)
+		go p.pass(server, client, true, asked)
+		go p.pass(client, server, false, asked)
 	}
 }
 
-// pass copies one direction of a connection.
-func (p *Proxy) pass(to, from net.Conn, toServer bool) {
+// pass copies one direction of a connection, whose two share whether the server
+// was asked something that it has not answered yet.
+func (p *Proxy) pass(to, from net.Conn, toServer bool, asked *atomic.Bool) {
 	defer func() { _, _ = to.Close(), from.Close() }()
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buffer)
 		if err != nil {
 			return
+		}
+		if wasAsked := asked.Swap(toServer); wasAsked && !toServer {
+			p.trips.Add(1)
 		}
 		state, changed := p.now()
 		for state == stalled {
