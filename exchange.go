@@ -284,10 +284,11 @@ func (rt *runtime) takeOverSessions(ctx context.Context) error {
 	}
 }
 
-// load is what a process tells the others.
+// load is what a process tells the others: what it uses, and what it knows.
 type load struct {
 	Accounts map[string]selection.Load `json:"accounts,omitempty"`
 	Keys     map[string]access.Load    `json:"keys,omitempty"`
+	Models   []string                  `json:"models,omitempty"` // that upstream has answered
 }
 
 // tellLoad tells others what this process uses: at once if that changed and there
@@ -313,7 +314,7 @@ func (rt *runtime) tellLoad(ctx context.Context) error {
 // load is what this process uses. Alone it does not tell what runs: nobody needs
 // to know, and if it dies, the next one would have to wait for that to be over.
 func (rt *runtime) load() load {
-	l := load{Accounts: rt.pool.Load(), Keys: rt.keys.Load()}
+	l := load{Accounts: rt.pool.Load(), Keys: rt.keys.Load(), Models: rt.store.Models()}
 	if rt.exchange.company.Load() {
 		return l
 	}
@@ -343,6 +344,7 @@ func (rt *runtime) hearLoad(ctx context.Context) error {
 			failed = errors.Join(failed, fmt.Errorf("what the process %s tells: %w", n.ID, err))
 			continue
 		}
+		rt.store.LearnModels(l.Models)
 		running := n.Age < runningCount
 		for id, a := range l.Accounts {
 			if !running {

@@ -1,6 +1,7 @@
 package claudebalancer
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -289,6 +290,31 @@ func TestLimitsOfAccountsAndKeysCountOverTheFleet(t *testing.T) {
 				t.Error("a budget that is spent on one node is not on another")
 			}
 			took.check()
+		})
+	})
+}
+
+// Statistics name the models that upstream has answered, not what clients ask for.
+func TestAModelThatOneNodeHasSeenAnsweredIsNamedByAll(t *testing.T) {
+	t.Parallel()
+	engines(t, func(t *testing.T, start func(simulator.Options, string) []*node) {
+		nodes := start(simulator.Options{}, "")
+		first, last := nodes[0], nodes[len(nodes)-1]
+		first.add("a", "max")
+		last.waitFor("the account is known", func() bool { return bytes.Contains(last.get("/claude_balancer/accounts"), []byte(`"a"`)) })
+		if _, status := first.served(messageBody(sonnet, false)); status != 200 {
+			t.Fatalf("status %d", status)
+		}
+		last.sim.Script("a", simulator.Step{Status: 400, Body: "{}", Times: 10_000})
+		last.waitFor("a refusal that another node had is counted for the model", func() bool {
+			if _, status := last.served(messageBody(sonnet, false)); status != 400 {
+				t.Fatalf("status %d", status)
+			}
+			var stats api.Stats
+			if err := json.Unmarshal(last.get("/claude_balancer/stats"), &stats); err != nil {
+				t.Fatal(err)
+			}
+			return stats.ByModel[sonnet].Errors > 0
 		})
 	})
 }

@@ -105,7 +105,7 @@ func generate(b *testing.B, s *Store, n int) {
 				return err
 			}
 		}
-		return nil
+		return s.engine.recount(ctx, tx)
 	}))
 }
 

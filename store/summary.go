@@ -5,6 +5,8 @@ package store
 import (
 	"context"
 	"database/sql"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/claude-balancer/claude-balancer/api"
@@ -218,21 +220,42 @@ func (m *modelNames) keep(model string, status int) bool {
 	if status < 200 || status > 299 {
 		return false
 	}
+	m.add(model)
+	return true
+}
+
+func (m *modelNames) add(model string) {
 	if m.names == nil {
 		m.names = map[string]bool{}
 	}
 	m.names[model] = true
-	return true
+}
+
+func (m *modelNames) learn(models []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, model := range models {
+		m.add(model)
+	}
 }
 
 // load adds the models that a query returns.
 func (m *modelNames) load(ctx context.Context, q querier, query string) error {
 	models, err := collect(ctx, q, func(r *sql.Rows, name *string) error { return r.Scan(name) }, query)
-	for _, model := range models {
-		m.keep(model, 200)
-	}
+	m.learn(models)
 	return err
 }
+
+// Models returns the models that statistics name.
+func (s *Store) Models() []string {
+	s.models.mu.Lock()
+	defer s.models.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.models.names))
+}
+
+// LearnModels lets statistics name models that another process has seen
+// answered.
+func (s *Store) LearnModels(models []string) { s.models.learn(models) }
 
 func (s *Store) loadModels(ctx context.Context) error {
 	return s.models.load(ctx, s.reader, `SELECT DISTINCT name FROM usage_hours WHERE kind = '`+byModel+`'`)

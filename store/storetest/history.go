@@ -13,7 +13,8 @@ const (
 )
 
 // Fill returns statements that fill an empty store with so many rows of history
-// over the thirty days before end, and with their sums.
+// over the thirty days before end, and with their sums. What SQLite's file keeps
+// beside them, to count and to find them, is left to the store.
 func Fill(rows int, end time.Time, postgres bool) []string {
 	const span = 30 * 24 * time.Hour
 	first := end.Add(-span).UnixMilli()
@@ -22,9 +23,8 @@ func Fill(rows int, end time.Time, postgres bool) []string {
 	if postgres {
 		source, id = `WITH n AS (SELECT generate_series(0, %d - 1) AS i)`, `lpad(to_hex(i), 12, '0')`
 		for day := end.Add(-span).UTC().Truncate(24 * time.Hour); day.Before(end); day = day.Add(24 * time.Hour) {
-			statements = append(statements, fmt.Sprintf(`CREATE TABLE IF NOT EXISTS requests_%s PARTITION OF requests FOR VALUES FROM (%d) TO (%d)`,
-				day.Format("20060102"), day.UnixMilli(), day.Add(24*time.Hour).UnixMilli()),
-				fmt.Sprintf(`INSERT INTO request_days (day, requests) VALUES (%d, 0) ON CONFLICT DO NOTHING`, day.UnixMilli()))
+			statements = append(statements, fmt.Sprintf(`CREATE TABLE requests_%s PARTITION OF requests FOR VALUES FROM (%d) TO (%d)`,
+				day.Format("20060102"), day.UnixMilli(), day.Add(24*time.Hour).UnixMilli()))
 		}
 	}
 	statements = append(statements,
@@ -41,9 +41,9 @@ func Fill(rows int, end time.Time, postgres bool) []string {
 			FROM requests GROUP BY 1, 3`)
 	}
 	statements = append(statements, `INSERT INTO key_spend (hour, name, cost_usd) SELECT hour, name, cost_usd FROM usage_hours WHERE kind = 'key'`)
-	if !postgres {
-		return append(statements, `UPDATE counters SET value = (SELECT COUNT(*) FROM requests) WHERE name = 'requests'`)
+	if postgres {
+		statements = append(statements, `INSERT INTO request_days (day, requests) SELECT timestamp - timestamp % 86400000, COUNT(*)
+			FROM requests GROUP BY 1`, `ANALYZE`)
 	}
-	return append(statements, `UPDATE request_days SET requests = (SELECT COUNT(*) FROM requests
-		WHERE timestamp >= day AND timestamp < day + 86400000)`, `ANALYZE`)
+	return statements
 }
