@@ -96,6 +96,18 @@ func testARepeatedBatchCountsOnce(t *testing.T, db testDB) {
 	}
 }
 
+func TestRowsAreWrittenOnWhateverConnectionThereIs(t *testing.T) {
+	t.Parallel()
+	s := openNew(t)
+	s.writer.SetMaxIdleConns(0) // each transaction makes its own
+	for i := range 3 {
+		must(t, s.InsertRows(t.Context(), []Row{row(fmt.Sprint(i), start)}))
+	}
+	if n := rowCounter(t, s); n != 3 {
+		t.Errorf("%d rows", n)
+	}
+}
+
 func TestOnlySuccessRaisesAnAccountsCount(t *testing.T) {
 	onEachEngine(t, testOnlySuccessRaisesAnAccountsCount)
 }

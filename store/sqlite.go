@@ -28,6 +28,7 @@ type sqliteEngine struct {
 	path        string
 	busyTimeout time.Duration
 	batch       batchStatements
+	rows        rowWriter
 
 	dataVersion struct {
 		sync.Mutex

@@ -5,33 +5,13 @@ package store
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"math"
-	"strings"
-
-	"github.com/claude-balancer/claude-balancer/api"
 )
 
 // counterRequests counts the rows of the history: counting them takes too long
 // once there are millions.
 const counterRequests = "requests"
-
-// chunks are how many rows one statement inserts: a statement a row costs a
-// third more.
-var chunks = [...]int{64, 8, 1}
-
-const rowValues = 26
-
-const requestValues = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
-
-func insertStatement(n int) string {
-	return `INSERT INTO requests (id, timestamp, method, path, account_used, account_id, plan_type, model_used,
-		status_code, success, outcome, error_message, response_time_ms, duration_ms, failover_attempts, stream, session, client,
-		input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, cost_usd,
-		upstream_request_id, attempts)
-		VALUES ` + requestValues + strings.Repeat(", "+requestValues, n-1) + ` ON CONFLICT (id) DO NOTHING`
-}
 
 const (
 	updateCounters = `UPDATE accounts SET request_count = COALESCE(request_count, 0) + ?,
@@ -49,7 +29,6 @@ const (
 
 // batchStatements are prepared once: parsing them costs more than a row.
 type batchStatements struct {
-	rows                               [len(chunks)]*sql.Stmt
 	minute, hour, account, name, spend *sql.Stmt
 }
 
@@ -61,9 +40,6 @@ func (e *sqliteEngine) prepareBatch(ctx context.Context) (err error) {
 		insertName:     &e.batch.name,
 		upsertSpend:    &e.batch.spend,
 	}
-	for i, n := range chunks {
-		statements[insertStatement(n)] = &e.batch.rows[i]
-	}
 	for query, stmt := range statements {
 		if *stmt, err = e.s.writer.PrepareContext(ctx, query); err != nil {
 			return err
@@ -71,10 +47,6 @@ func (e *sqliteEngine) prepareBatch(ctx context.Context) (err error) {
 	}
 	return nil
 }
-
-// errSomeThere means that a chunk holds new rows and old ones, and the database
-// does not say which is which.
-var errSomeThere = errors.New("some rows are there already")
 
 func (e *sqliteEngine) insertRequests(ctx context.Context, rows []Row) error {
 	err := e.insertRows(ctx, rows, chunks[0])
@@ -86,13 +58,11 @@ func (e *sqliteEngine) insertRequests(ctx context.Context, rows []Row) error {
 
 // insertRows inserts as many rows at a time as most allows.
 func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, most int) error {
-	return e.s.write(ctx, ChangedUsage, func(ctx context.Context, tx *sql.Tx) error {
+	return e.s.writeOn(ctx, ChangedUsage, func(ctx context.Context, conn *sql.Conn, tx *sql.Tx) error {
 		sums, found, stored := newSummary(&e.s.models), minutes{}, 0
-		args := make([]any, 0, min(most, len(rows))*rowValues)
 		for i, n := range chunks {
-			stmt := tx.StmtContext(ctx, e.batch.rows[i])
 			for ; n <= min(most, len(rows)); rows = rows[n:] {
-				isNew, err := insertChunk(ctx, stmt, args, rows[:n])
+				isNew, err := e.rows.insert(ctx, conn, i, rows[:n])
 				if err != nil {
 					return err
 				}
@@ -117,53 +87,6 @@ func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, most int) err
 		}
 		return e.saveSummary(ctx, tx, sums)
 	})
-}
-
-// insertChunk reports whether the rows, all of them, are new. args is room for
-// their values.
-func insertChunk(ctx context.Context, insert *sql.Stmt, args []any, rows []Row) (isNew bool, err error) {
-	for i := range rows {
-		if args, err = appendValues(args, &rows[i]); err != nil {
-			return false, err
-		}
-	}
-	result, err := insert.ExecContext(ctx, args...)
-	if err != nil {
-		return false, err
-	}
-	n, err := result.RowsAffected()
-	if err == nil && n > 0 && n < int64(len(rows)) {
-		err = errSomeThere
-	}
-	return n > 0, err
-}
-
-// appendValues appends a row in the order of requestValues. It follows pointers
-// itself: database/sql does it by reflection.
-func appendValues(args []any, r *Row) ([]any, error) {
-	var account, attempts any
-	if r.AccountID != "" {
-		account = r.AccountID
-	}
-	if len(r.Attempts) > 0 {
-		text, err := json.Marshal(r.Attempts)
-		if err != nil {
-			return nil, err
-		}
-		attempts = string(text)
-	}
-	return append(args, r.ID, r.Timestamp, r.Method, r.Path, orNull(r.AccountUsed), account, orNull(r.PlanType), orNull(r.Model),
-		int64(r.StatusCode), int64(boolInt(r.Outcome == api.OutcomeOK)), string(r.Outcome), orNull(r.ErrorMessage),
-		r.ResponseTimeMS, r.DurationMS, int64(r.FailoverAttempts), int64(r.Stream), orNull(r.Session), orNull(r.Client),
-		orNull(r.InputTokens), orNull(r.OutputTokens), orNull(r.CacheReadTokens), orNull(r.CacheWrite5mTokens),
-		orNull(r.CacheWrite1hTokens), orNull(r.CostUSD), orNull(r.UpstreamRequestID), attempts), nil
-}
-
-func orNull[T any](p *T) any {
-	if p == nil {
-		return nil
-	}
-	return *p
 }
 
 func (e *sqliteEngine) saveSummary(ctx context.Context, tx *sql.Tx, sums *summary) error {

@@ -107,6 +107,11 @@ func (s *Store) Name() string { return s.engine.name() }
 // because an interrupted one costs the connection and its prepared statements,
 // and leaves the caller not knowing whether it was committed.
 func (s *Store) write(ctx context.Context, changes Changes, fn func(ctx context.Context, tx *sql.Tx) error) (err error) {
+	return s.writeOn(ctx, changes, func(ctx context.Context, _ *sql.Conn, tx *sql.Tx) error { return fn(ctx, tx) })
+}
+
+// writeOn also gives fn the connection that the transaction is on.
+func (s *Store) writeOn(ctx context.Context, changes Changes, fn func(context.Context, *sql.Conn, *sql.Tx) error) (err error) {
 	const tries = 5
 	for range tries {
 		if err = s.tryWrite(ctx, changes, fn); err == nil || !s.engine.again(err) {
@@ -116,7 +121,7 @@ func (s *Store) write(ctx context.Context, changes Changes, fn func(ctx context.
 	return s.engine.explain(err)
 }
 
-func (s *Store) tryWrite(ctx context.Context, changes Changes, fn func(ctx context.Context, tx *sql.Tx) error) error {
+func (s *Store) tryWrite(ctx context.Context, changes Changes, fn func(context.Context, *sql.Conn, *sql.Tx) error) error {
 	waiting, cancel := bounded(ctx, s.engine)
 	defer cancel()
 	conn, err := s.writer.Conn(waiting)
@@ -127,7 +132,7 @@ func (s *Store) tryWrite(ctx context.Context, changes Changes, fn func(ctx conte
 	ctx, cancel = bounded(context.WithoutCancel(ctx), s.engine)
 	defer cancel()
 	return transact(ctx, conn, func(ctx context.Context, tx *sql.Tx) error {
-		if err := fn(ctx, tx); err != nil || changes == 0 {
+		if err := fn(ctx, conn, tx); err != nil || changes == 0 {
 			return err
 		}
 		return s.engine.tell(ctx, tx, changes)
