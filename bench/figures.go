@@ -63,12 +63,16 @@ func compare(name string, l load, way string, value func(sample) float64, unit s
 		if b.floor {
 			variants = append(variants, floor)
 		}
+		if b.against != "" {
+			before.binary = b.against
+			variants = append(variants, before)
+		}
 		samples, err := b.sideBySide(ctx, l, way, variants...)
 		if err != nil {
 			return nil, err
 		}
 		base := each(samples[plain.name], value)
-		mine := each(samples[ours.name], value)
+		mine, was := each(samples[ours.name], value), each(samples[before.name], value)
 		made := line{
 			name: name, unit: unit, bar: bar,
 			base: spreadOf(base), ours: spreadOf(mine), ratio: spreadOf(ratios(mine, base)),
@@ -86,7 +90,14 @@ func compare(name string, l load, way string, value func(sample) float64, unit s
 		if of := samples[floor.name]; of != nil {
 			made.floor = spreadOf(ratios(each(of, value), base)).median
 		}
-		return []line{made}, nil
+		lines := []line{made}
+		if len(was) > 0 {
+			lines = append(lines, line{
+				name: name + ", beside the other build", unit: unit, bar: bar,
+				base: spreadOf(was), ours: made.ours, ratio: spreadOf(ratios(mine, was)),
+			})
+		}
+		return lines, nil
 	}}
 }
 

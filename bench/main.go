@@ -66,6 +66,7 @@ func main() {
 	flag.StringVar(&o.profile, "profile", "", "`folder` for CPU and allocation profiles of every load")
 	flag.BoolVar(&o.curves, "curves", false, "measure what a request costs with few and with many accounts, conversations and rows, instead")
 	flag.IntVar(&o.rows, "rows", 1_000_000, "the largest `number` of rows for -curves; ten million take minutes to write")
+	flag.StringVar(&o.against, "against", "", "a `binary` of this program, built before a change: measure its balancer, too")
 	flag.BoolVar(&o.floor, "floor", false, "measure the least that a handler in Caddy can cost, too")
 	flag.Parse()
 	if o.rounds < 0 || o.rounds > 100 || flag.NArg() > 0 {
@@ -86,6 +87,7 @@ func fatal(err error) {
 type options struct {
 	quick, floor, curves bool
 	only, out, profile   string
+	against              string
 	rounds, rows         int
 }
 
@@ -125,6 +127,11 @@ func run(o options) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 
+	if o.profile != "" {
+		if err := os.MkdirAll(o.profile, 0o755); err != nil {
+			return err
+		}
+	}
 	dir, err := os.MkdirTemp("", "claude-balancer-bench")
 	if err != nil {
 		return err

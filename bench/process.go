@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type variant struct {
 	site     func(u *upstream, way string) string // lines of the site
 	accounts int                                  // that the balancer gets
 	direct   bool                                 // no Caddy at all
+	binary   string                               // "" = this program
 
 	fill func(ctx context.Context, path string) error // puts something into the store before the start; nil = nothing
 }
@@ -42,7 +44,7 @@ func (b *bench) start(ctx context.Context, v variant, way string) (*process, err
 	if v.direct {
 		return &process{addr: strings.TrimPrefix(b.up.URLs[way], "http://")}, nil
 	}
-	return b.startBinary(ctx, os.Args[0], v, way)
+	return b.startBinary(ctx, cmp.Or(v.binary, os.Args[0]), v, way)
 }
 
 func (b *bench) startBinary(ctx context.Context, binary string, v variant, way string) (*process, error) {

@@ -11,6 +11,7 @@ var (
 	// The same again: what it differs by is noise.
 	control = variant{name: "reverse_proxy again", site: plainSite}
 	ours    = balancer("claude_balancer", someAccounts)
+	before  = balancer("claude_balancer of the other build", someAccounts)
 	floor   = variant{name: "floor", site: floorSite}
 	direct  = variant{name: "direct", direct: true}
 	empty   = variant{name: "Caddy without the plugin", site: plainSite}
