@@ -7,6 +7,9 @@ import "bytes"
 // maxMember bounds, in bytes, a member that a JSONScanner keeps.
 const maxMember = 32 << 10
 
+// usualMember has room for a usual answer's usage.
+const usualMember = 512
+
 // JSONScanner watches the bytes of a JSON answer, in chunks of any size, and
 // reads a few members of the top-level object. It keeps at most 64 KiB however
 // large the answer is. The zero value is ready.
@@ -130,6 +133,9 @@ func (s *JSONScanner) structure(c byte) {
 }
 
 func (s *JSONScanner) begin(w wanted) {
+	if s.kept == nil {
+		s.kept = make([]byte, 0, usualMember)
+	}
 	s.want, s.kept, s.lost = w, s.kept[:0], false
 }
 

@@ -87,21 +87,142 @@ func (w *Window) Rejected() bool { return w.Status == statusRejected }
 // decimals; a reset may be Unix seconds, Unix milliseconds or RFC 3339. What
 // cannot be read counts as not told.
 func ParseLimits(h http.Header, now time.Time) RateLimits {
-	var p limitParser
-	p.now = now
+	p := limitParser{now: now}
 	for name, values := range h {
-		if len(values) == 0 {
+		if len(values) == 0 || !mayBeLimit(name) {
 			continue
 		}
-		if rest, ok := cutPrefixFold(name, ratePrefix); ok {
-			p.HasAny = true
-			p.rateHeader(rest, strings.TrimSpace(values[0]))
-		} else if rest, ok := cutPrefixFold(name, "retry-after"); ok {
-			p.retryAfter(rest, strings.TrimSpace(values[0]))
+		f, usual := usualFields[name]
+		if !usual {
+			f = readLimitField(name)
 		}
+		if f.kind == noField {
+			continue
+		}
+		p.HasAny = true
+		p.take(f, strings.TrimSpace(values[0]))
 	}
 	p.finish()
 	return p.RateLimits
+}
+
+// mayBeLimit sorts out most headers by their length alone.
+func mayBeLimit(name string) bool {
+	return len(name) > len(ratePrefix) || len(name) == len("retry-after") || len(name) == len("retry-after-ms")
+}
+
+// limitField is what the name of a header says that its value is.
+type limitField struct {
+	kind   fieldKind
+	window string // of a window's or bucket's field
+	header string // that tells that the window is used up
+}
+
+type fieldKind uint8
+
+const (
+	noField fieldKind = iota
+	unknownField
+	retryAfter
+	retryAfterMs
+	overallStatus
+	overallReset
+	overallClaim
+	overageStatus
+	overageReason
+	overageInUse
+	overageReset
+	windowStatus
+	windowUtilization
+	windowReset
+	windowThreshold // says nothing that utilization does not
+	bucketLimit
+	bucketRemaining
+	bucketReset
+)
+
+// usualFields are the headers that come with nearly every answer, spelled as
+// net/http spells them: taking a name apart costs more than looking it up.
+var usualFields = readUsualFields()
+
+func readUsualFields() map[string]limitField {
+	fields := make(map[string]limitField)
+	add := func(name string) { fields[http.CanonicalHeaderKey(name)] = readLimitField(name) }
+	for _, name := range []string{"status", "reset", "representative-claim", "overage-status", "overage-disabled-reason", "overage-in-use", "overage-reset"} {
+		add(ratePrefix + unifiedPrefix + name)
+	}
+	for _, window := range []string{"5h", "7d", "7d_oi", "7d_opus", "7d_sonnet"} {
+		for _, field := range []string{"-status", "-utilization", "-reset", "-surpassed-threshold"} {
+			add(ratePrefix + unifiedPrefix + window + field)
+		}
+	}
+	for _, bucket := range []string{"requests", "tokens", "input-tokens", "output-tokens"} {
+		for _, field := range []string{"-limit", "-remaining", "-reset"} {
+			add(ratePrefix + bucket + field)
+		}
+	}
+	return fields
+}
+
+// readLimitField takes a header's name apart, in any spelling.
+func readLimitField(name string) limitField {
+	if rest, ok := cutPrefixFold(name, ratePrefix); ok {
+		if unified, ok := cutPrefixFold(rest, unifiedPrefix); ok {
+			return unifiedField(unified)
+		}
+		return bucketField(rest)
+	}
+	switch {
+	case strings.EqualFold(name, "retry-after"):
+		return limitField{kind: retryAfter}
+	case strings.EqualFold(name, "retry-after-ms"):
+		return limitField{kind: retryAfterMs}
+	}
+	return limitField{}
+}
+
+func unifiedField(name string) limitField {
+	name = strings.ToLower(name)
+	switch name {
+	case "status":
+		return limitField{kind: overallStatus}
+	case "reset":
+		return limitField{kind: overallReset}
+	case "representative-claim":
+		return limitField{kind: overallClaim}
+	case "overage-status":
+		return limitField{kind: overageStatus}
+	case "overage-disabled-reason":
+		return limitField{kind: overageReason}
+	case "overage-in-use":
+		return limitField{kind: overageInUse}
+	case "overage-reset":
+		return limitField{kind: overageReset}
+	}
+	switch group, _, _ := strings.Cut(name, "-"); group {
+	case "overage", "grace", "slow", "fallback", "upgrade":
+		return limitField{kind: unknownField} // offers, not windows
+	}
+	return windowField(name, unifiedPrefix, "-status", map[string]fieldKind{
+		"-status": windowStatus, "-utilization": windowUtilization, "-reset": windowReset, "-surpassed-threshold": windowThreshold,
+	})
+}
+
+func bucketField(name string) limitField {
+	return windowField(strings.ToLower(name), "", "-remaining", map[string]fieldKind{
+		"-limit": bucketLimit, "-remaining": bucketRemaining, "-reset": bucketReset,
+	})
+}
+
+// windowField reads the name of a window and of one of its fields. telling is
+// the field whose header tells that the window is used up.
+func windowField(name, prefix, telling string, fields map[string]fieldKind) limitField {
+	for suffix, kind := range fields {
+		if window, ok := strings.CutSuffix(name, suffix); ok && isWindowName(window) {
+			return limitField{kind, window, ratePrefix + prefix + window + telling}
+		}
+	}
+	return limitField{kind: unknownField}
 }
 
 type limitParser struct {
@@ -110,124 +231,63 @@ type limitParser struct {
 	exactMillis bool // Retry-After-Ms was read, which is the finer of the two
 }
 
-func (p *limitParser) rateHeader(name, value string) {
-	rest, unified := cutPrefixFold(name, unifiedPrefix)
-	if !unified {
-		p.bucketHeader(name, value)
-		return
-	}
-	switch {
-	case strings.EqualFold(rest, "status"):
+// take reads the value of a field.
+func (p *limitParser) take(f limitField, value string) {
+	switch f.kind {
+	case retryAfter, retryAfterMs:
+		p.retryAfter(value, f.kind == retryAfterMs)
+	case overallStatus:
 		p.Status = word(value)
-	case strings.EqualFold(rest, "reset"):
+	case overallReset:
 		p.Reset = parseReset(value, p.now, maxReset)
-	case strings.EqualFold(rest, "representative-claim"):
+	case overallClaim:
 		p.Claim = word(value)
-	default:
-		p.unifiedHeader(rest, value)
-	}
-}
-
-func (p *limitParser) unifiedHeader(name, value string) {
-	group, _, _ := strings.Cut(name, "-")
-	switch {
-	case strings.EqualFold(group, "overage"):
-		p.overageHeader(name[len(group):], value)
-		return
-	case strings.EqualFold(group, "grace"), strings.EqualFold(group, "slow"),
-		strings.EqualFold(group, "fallback"), strings.EqualFold(group, "upgrade"):
-		return // offers, not windows
-	}
-	if window, ok := cutSuffixFold(name, "-status"); ok {
-		if w := p.window(window, true); w != nil {
-			w.Status = word(value)
-		}
-	} else if window, ok := cutSuffixFold(name, "-utilization"); ok {
-		if w := p.window(window, true); w != nil {
-			w.Utilization = parseUtilization(value)
-		}
-	} else if window, ok := cutSuffixFold(name, "-surpassed-threshold"); ok {
-		p.window(window, true) // says nothing that utilization does not
-	} else if window, ok := cutSuffixFold(name, "-reset"); ok {
-		if w := p.window(window, true); w != nil {
-			w.ResetsAt = parseReset(value, p.now, maxReset)
-		}
-	}
-}
-
-func (p *limitParser) overageHeader(field, value string) {
-	switch {
-	case strings.EqualFold(field, "-status"):
+	case overageStatus:
 		p.Overage.Status = word(value)
-	case strings.EqualFold(field, "-disabled-reason"):
+	case overageReason:
 		p.Overage.DisabledReason = word(value)
-	case strings.EqualFold(field, "-in-use"):
+	case overageInUse:
 		p.Overage.InUse = strings.EqualFold(value, "true")
-	case strings.EqualFold(field, "-reset"):
+	case overageReset:
 		p.Overage.Reset = parseReset(value, p.now, maxOverageReset)
-	}
-}
-
-func (p *limitParser) bucketHeader(name, value string) {
-	if bucket, ok := cutSuffixFold(name, "-limit"); ok {
-		if w := p.window(bucket, false); w != nil {
-			w.Limit = parseCount(value)
-		}
-	} else if bucket, ok := cutSuffixFold(name, "-remaining"); ok {
-		if w := p.window(bucket, false); w != nil {
-			w.Remaining = parseCount(value)
-		}
-	} else if bucket, ok := cutSuffixFold(name, "-reset"); ok {
-		if w := p.window(bucket, false); w != nil {
-			w.ResetsAt = parseReset(value, p.now, maxReset)
+	default:
+		if w := p.window(f); w != nil {
+			p.takeWindow(w, f.kind, value)
 		}
 	}
 }
 
-// Names that come with nearly every answer, to spare building them each time.
-var knownWindows = []struct{ name, header string }{
-	{"5h", ratePrefix + unifiedPrefix + "5h-status"},
-	{"7d", ratePrefix + unifiedPrefix + "7d-status"},
-	{"7d_oi", ratePrefix + unifiedPrefix + "7d_oi-status"},
-	{"7d_opus", ratePrefix + unifiedPrefix + "7d_opus-status"},
-	{"7d_sonnet", ratePrefix + unifiedPrefix + "7d_sonnet-status"},
-	{"requests", ratePrefix + "requests-remaining"},
-	{"tokens", ratePrefix + "tokens-remaining"},
-	{"input-tokens", ratePrefix + "input-tokens-remaining"},
-	{"output-tokens", ratePrefix + "output-tokens-remaining"},
+func (p *limitParser) takeWindow(w *Window, kind fieldKind, value string) {
+	switch kind {
+	case windowStatus:
+		w.Status = word(value)
+	case windowUtilization:
+		w.Utilization = parseUtilization(value)
+	case bucketLimit:
+		w.Limit = parseCount(value)
+	case bucketRemaining:
+		w.Remaining = parseCount(value)
+	case windowReset, bucketReset:
+		w.ResetsAt = parseReset(value, p.now, maxReset)
+	}
 }
 
-// window returns the window of that name, added if it is new; nil if the name
-// is none or there are too many.
-func (p *limitParser) window(name string, unified bool) *Window {
+// window returns the field's window, added if it is new; nil if it has none or
+// there are too many.
+func (p *limitParser) window(f limitField) *Window {
 	for i := range p.Windows {
-		if strings.EqualFold(p.Windows[i].Name, name) {
+		if p.Windows[i].Name == f.window {
 			return &p.Windows[i]
 		}
 	}
-	if !isWindowName(name) || len(p.Windows) == maxWindows {
+	if f.window == "" || len(p.Windows) == maxWindows {
 		return nil
-	}
-	w := Window{Utilization: -1}
-	for _, known := range knownWindows {
-		if strings.EqualFold(known.name, name) {
-			w.Name, w.Header = known.name, known.header
-		}
-	}
-	if w.Name == "" {
-		w.Name = strings.ToLower(name)
-		w.Header = ratePrefix + w.Name + "-remaining"
-		if unified {
-			w.Header = ratePrefix + unifiedPrefix + w.Name + "-status"
-		}
-	}
-	if !unified {
-		w.Limit, w.Remaining = -1, -1 // not told yet
 	}
 	if p.Windows == nil {
 		p.Windows = make([]Window, 0, 4)
 	}
-	p.Windows = append(p.Windows, w)
+	// Limit and Remaining are not told yet.
+	p.Windows = append(p.Windows, Window{Name: f.window, Header: f.header, Utilization: -1, Limit: -1, Remaining: -1})
 	return &p.Windows[len(p.Windows)-1]
 }
 
@@ -236,7 +296,7 @@ func isWindowName(name string) bool {
 		return false
 	}
 	for i := range len(name) {
-		c := lower(name[i])
+		c := name[i]
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' && c != '-' {
 			return false
 		}
@@ -244,14 +304,8 @@ func isWindowName(name string) bool {
 	return true
 }
 
-// retryAfter reads Retry-After and Retry-After-Ms; suffix is what stands behind
-// the common part of the name.
-func (p *limitParser) retryAfter(suffix, value string) {
-	millis := strings.EqualFold(suffix, "-ms")
-	if suffix != "" && !millis {
-		return
-	}
-	p.HasAny = true
+// retryAfter reads Retry-After, or Retry-After-Ms.
+func (p *limitParser) retryAfter(value string, millis bool) {
 	if p.exactMillis {
 		return
 	}

@@ -94,16 +94,6 @@ func cutPrefixFold(s, prefix string) (rest string, ok bool) {
 	return s[len(prefix):], true
 }
 
-// cutSuffixFold is strings.CutSuffix in either case of ASCII letters; suffix is
-// lower-case.
-func cutSuffixFold(s, suffix string) (rest string, ok bool) {
-	at := len(s) - len(suffix)
-	if at < 0 || !hasPrefixFold(s[at:], suffix) {
-		return s, false
-	}
-	return s[:at], true
-}
-
 // The model lists that the system of 2025 wrote into every account's row when
 // it was added. Its models are all retired, so such a list is no wish of the
 // operator's: it says "what the plan allows".
