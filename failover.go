@@ -19,10 +19,9 @@ import (
 // before another one, without its prompt cache, serves it.
 const burstPatience = 10 * time.Second
 
-// RoundTrip implements http.RoundTripper: it tries accounts until one answers,
-// in rounds. Its request is ReverseProxy's; what goes upstream is built anew
-// for each try.
-func (p *pass) RoundTrip(*http.Request) (*http.Response, error) {
+// roundTrip tries accounts until one answers, in rounds. What goes upstream is
+// built anew for each try.
+func (p *pass) roundTrip() (*http.Response, error) {
 	if p.list != nil {
 		return p.list.answer()
 	}

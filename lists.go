@@ -401,7 +401,7 @@ func (p *pass) askOne(account string, u *url.URL) (*http.Response, []byte, error
 	}
 	defer p.answer.ticket.Release()
 	defer p.answer.cancel(nil)
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxListBody))
+	body, err := io.ReadAll(io.LimitReader(p.answer.body(), maxListBody))
 	_ = res.Body.Close()
 	if err != nil {
 		return nil, nil, p.refuseLostAnswer()

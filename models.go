@@ -25,7 +25,7 @@ func (p *pass) hidesModels(res *http.Response) bool {
 // withoutHiddenModels takes from the list what the key may not use. Cursors stay
 // as upstream wrote them, so that the next page begins where this one ends.
 func (p *pass) withoutHiddenModels(res *http.Response) (*http.Response, error) {
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxModels))
+	body, err := io.ReadAll(io.LimitReader(p.answer.body(), maxModels))
 	_ = res.Body.Close()
 	if err != nil {
 		return nil, p.badModels()

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/claude-balancer/claude-balancer/access"
@@ -21,9 +19,8 @@ import (
 	"github.com/claude-balancer/claude-balancer/selection"
 )
 
-// pass is one request's way through the pool. It is the transport of a
-// ReverseProxy of its own: the first answer that is good enough for the client
-// is what its RoundTrip returns.
+// pass is one request's way through the pool: the first answer that is good
+// enough for the client is delivered.
 type pass struct {
 	h      *Handler
 	rt     *runtime
@@ -258,45 +255,21 @@ func (p *pass) findSession() {
 	}
 }
 
-// forward sends the request through the pool and copies the answer.
+// forward sends the request through the pool and gives the client the answer.
 func (p *pass) forward() {
-	ctx := p.ctx
-	if ctx.Value(http.ServerContextKey) == nil {
-		// HTTP/3 sets no such key, and without it ReverseProxy would end an
-		// answer that broke as if it were complete.
-		ctx = context.WithValue(ctx, http.ServerContextKey, ctx.Value(caddyhttp.ServerCtxKey))
+	res, err := p.roundTrip()
+	if err != nil {
+		p.failed(err)
+		return
 	}
-	stream := &streamWriter{ResponseWriter: p.w, pass: p, copied: &copyBuffers}
-	defer func() {
-		stream.close()
-	}()
-	proxy := httputil.ReverseProxy{
-		Rewrite:      func(*httputil.ProxyRequest) {},
-		Transport:    p,
-		BufferPool:   stream,
-		ErrorHandler: p.failed,
-	}
-	proxy.ModifyResponse = func(res *http.Response) error {
-		stream.begin(res)
-		return nil
-	}
-	defer func() {
-		if v := recover(); v != nil && (v != http.ErrAbortHandler || p.r.Context().Err() == nil) {
-			panic(v) // upstream broke: abort towards the client; a client that is gone has nothing to abort
-		}
-	}()
-	proxy.ServeHTTP(stream, shell.WithContext(ctx))
+	p.deliver(res)
 }
-
-// shell is the request that ReverseProxy sees and copies: an empty one, since
-// RoundTrip builds what goes upstream from the request as it came.
-var shell = &http.Request{URL: new(url.URL), Header: http.Header{}}
 
 // letBodyGo drops the request's own hold on its body: no try will need it.
 func (p *pass) letBodyGo() { p.bodyOut.Do(p.body.release) }
 
-// failed is called when RoundTrip returns an error.
-func (p *pass) failed(_ http.ResponseWriter, _ *http.Request, err error) {
+// failed takes note of why there is no answer.
+func (p *pass) failed(err error) {
 	var refused *refusal
 	switch {
 	case errors.As(err, &refused):

@@ -149,7 +149,7 @@ func (p *pass) endSearch() {
 }
 
 // made is the id of what the answer has made, once it was told.
-func (s *streamWriter) made() string {
+func (s *stream) made() string {
 	p := s.pass
 	switch {
 	case p.answer.res.StatusCode >= 300:
@@ -168,7 +168,7 @@ func (s *streamWriter) made() string {
 
 // rememberOwner keeps who owns what the answer has made, before the client has
 // its id and may ask for it.
-func (s *streamWriter) rememberOwner() {
+func (s *stream) rememberOwner() {
 	if s.owned {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -23,17 +24,9 @@ var errSilent = errors.New("upstream was silent for too long")
 // Buffers that answers are copied through. A stream of events holds one for as
 // long as it runs; smaller ones cost a write for each when upstream is quick.
 var (
-	eventBuffers = bytesPool{sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }}}
-	copyBuffers  = bytesPool{sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
+	eventBuffers = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }}
+	copyBuffers  = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 )
-
-type bytesPool struct{ sync.Pool }
-
-// Get implements httputil.BufferPool.
-func (p *bytesPool) Get() []byte { return *p.Pool.Get().(*[]byte) }
-
-// Put implements httputil.BufferPool.
-func (p *bytesPool) Put(b []byte) { p.Pool.Put(&b) }
 
 // commit makes the try's answer the client's: from here on no other account can
 // serve the request, and its body is not needed any more.
@@ -44,34 +37,47 @@ func (p *pass) commit(a *answer) *http.Response {
 	}
 	p.letBodyGo()
 	h := a.res.Header
-	anthropic.CleanAnswer(h)
 	if *p.h.ExposeAccount {
 		h["X-Proxy-Account"] = []string{a.ticket.Name}
 	}
 	h["X-Request-Id"] = []string{p.id}
-	if p.who.Key != nil && p.target.Endpoint == anthropic.Messages && a.res.StatusCode < 300 {
-		for name, values := range p.who.Key.BudgetHeader() {
-			h[name] = values
-		}
-	}
-	a.res.Body = a.body()
-	a.peeked = nil // its reader has it, and lets it go
 	return a.res
 }
 
-// streamWriter is what the answer is written to. Beside the copy it counts
+// deliver gives the client the answer. One that breaks never looks complete: a
+// stream of events ends with an error event, anything else by an abort.
+func (p *pass) deliver(res *http.Response) {
+	defer func() { _ = res.Body.Close() }()
+	s := p.newStream(res)
+	defer s.close()
+	header := p.w.Header()
+	anthropic.CopyAnswerHeader(header, res.Header)
+	if p.who.Key != nil && p.target.Endpoint == anthropic.Messages && res.StatusCode < 300 {
+		maps.Copy(header, p.who.Key.BudgetHeader()) // named as upstream's own, which stay here
+	}
+	p.w.WriteHeader(res.StatusCode)
+	err := s.copy(res.Body)
+	switch {
+	case err == nil:
+		s.addTrailer(res.Trailer)
+	case p.r.Context().Err() == nil:
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// stream is the answer on its way to the client. Beside the copy it counts
 // usage, keeps silent streams alive with pings, and watches upstream's
 // silence. A timer and the copy share it, so that a stream costs no goroutine.
-type streamWriter struct {
-	http.ResponseWriter
+type stream struct {
 	pass *pass
+	w    http.ResponseWriter
 
 	mu       sync.Mutex // held over every write: the timer writes too
 	control  *http.ResponseController
-	copied   *bytesPool // what the answer is copied through
-	events   bool       // a stream of events that can be read
-	scan     anthropic.StreamScanner
+	events   bool // a stream of events that can be read
+	scan     *anthropic.StreamScanner
 	whole    *anthropic.JSONScanner // of an answer in one piece
+	flushes  bool                   // the client gets each piece as soon as it is here
 	left     int64                  // bytes of the answer still to come; negative = unknown
 	timer    *time.Timer
 	owned    bool // what the answer has made is remembered
@@ -80,30 +86,22 @@ type streamWriter struct {
 	lastRead atomic.Int64 // nanoseconds since the epoch
 }
 
-// Get implements httputil.BufferPool.
-func (s *streamWriter) Get() []byte { return s.copied.Get() }
-
-// Put implements httputil.BufferPool.
-func (s *streamWriter) Put(b []byte) { s.copied.Put(b) }
-
-// begin is called with the answer before its first byte goes to the client.
-func (s *streamWriter) begin(res *http.Response) {
-	p := s.pass
+// newStream is called before the answer's first byte goes to the client.
+func (p *pass) newStream(res *http.Response) *stream {
 	now := time.Now()
 	p.firstByte = p.now()
 	p.endSearch()
-	s.control = http.NewResponseController(s.ResponseWriter)
-	s.lastRead.Store(now.UnixNano())
-	s.events = p.answer.stream
-	s.left = res.ContentLength
+	s := &stream{
+		pass: p, w: p.w, control: http.NewResponseController(p.w),
+		events: p.answer.stream, scan: &p.answer.scan, left: res.ContentLength,
+	}
 	if !s.events && p.countable(res) {
 		s.whole = new(anthropic.JSONScanner)
 	}
-	res.Body = &answerBody{src: res.Body, stream: s}
-	if s.events {
-		s.copied = &eventBuffers
-	}
+	s.flushes = s.events || s.left < 0 && s.whole == nil
+	s.lastRead.Store(now.UnixNano())
 	s.timer = time.AfterFunc(s.nextLook(now), s.look)
+	return s
 }
 
 // countable reports whether the answer in one piece tells what it used.
@@ -114,8 +112,51 @@ func (p *pass) countable(res *http.Response) bool {
 		(p.target.Endpoint == anthropic.Messages || p.target.Create)
 }
 
-// Write implements http.ResponseWriter.
-func (s *streamWriter) Write(b []byte) (int, error) {
+// copy passes the answer on. It returns an error if the client must not take
+// what it has got for the whole.
+func (s *stream) copy(body io.Reader) error {
+	if err := s.sendPeeked(); err != nil {
+		return err
+	}
+	buffers := &copyBuffers
+	if s.events {
+		buffers = &eventBuffers
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := body.Read(*buf)
+		if n > 0 {
+			s.lastRead.Store(time.Now().UnixNano())
+			if err := s.write((*buf)[:n]); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return s.end(err)
+		}
+	}
+}
+
+// sendPeeked gives the client what was read when the answer was judged. All of
+// it at once: the scanner has seen it, and pings go between events only.
+func (s *stream) sendPeeked() error {
+	a := s.pass.answer
+	if len(a.peeked) == 0 {
+		if s.flushes {
+			_ = s.control.Flush() // the body may be long in coming
+		}
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	peeked := a.peeked
+	a.peeked = nil
+	return s.send(peeked)
+}
+
+// write gives the client the next bytes.
+func (s *stream) write(b []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -124,6 +165,11 @@ func (s *streamWriter) Write(b []byte) (int, error) {
 	case s.whole != nil:
 		s.whole.Feed(b)
 	}
+	return s.send(b)
+}
+
+// send is called with the lock held, once what counts usage has seen the bytes.
+func (s *stream) send(b []byte) error {
 	s.left -= int64(len(b))
 	if s.pass.settleKey != nil && (s.left == 0 || s.scan.Stopped()) {
 		// Once the client has these bytes it may send its next request, and
@@ -133,11 +179,68 @@ func (s *streamWriter) Write(b []byte) (int, error) {
 		s.pass.settleKey()
 	}
 	s.rememberOwner()
-	return s.ResponseWriter.Write(b)
+	if _, err := s.w.Write(b); err != nil {
+		return err
+	}
+	if s.flushes {
+		_ = s.control.Flush() // a failure shows at the next write
+	}
+	return nil
+}
+
+// end is called with what the last read said, once everything before it was
+// written.
+func (s *stream) end(err error) error {
+	p := s.pass
+	switch {
+	case err == io.EOF && !s.cutShort(), s.events && s.scan.Stopped():
+		p.complete = true
+		return nil
+	case p.keyRevoked():
+		p.broken = "The client key was revoked."
+	case p.ctx.Err() != nil:
+		return p.ctx.Err()
+	default:
+		p.broken = whyBroken(p.answer, err)
+	}
+	if !s.events {
+		return err
+	}
+	return s.write(streamError(p.broken, p.id))
+}
+
+// cutShort reports whether a cleanly ended answer is incomplete all the same. A
+// stream that has ended with an error event says so itself.
+func (s *stream) cutShort() bool {
+	return s.events && s.pass.target.Endpoint == anthropic.Messages && s.pass.answer.res.StatusCode < 300 &&
+		!s.scan.Stopped() && s.scan.LastError() == nil
+}
+
+func whyBroken(a *answer, err error) string {
+	switch {
+	case errors.Is(context.Cause(a.ctx), errSilent):
+		return "The upstream connection was silent for too long."
+	case err == io.EOF:
+		return "The upstream answer ended before it was complete."
+	default:
+		return "The upstream connection broke before the answer was complete."
+	}
+}
+
+// addTrailer passes on what followed the body. Only an answer that has begun to
+// go out can have a trailer.
+func (s *stream) addTrailer(trailer http.Header) {
+	if len(trailer) == 0 {
+		return
+	}
+	_ = s.control.Flush()
+	for name, values := range trailer {
+		s.w.Header()[http.TrailerPrefix+name] = values
+	}
 }
 
 // readUsage takes over what the answer has told so far.
-func (s *streamWriter) readUsage() {
+func (s *stream) readUsage() {
 	switch {
 	case s.events:
 		s.pass.usage = s.scan.Usage()
@@ -146,15 +249,8 @@ func (s *streamWriter) readUsage() {
 	}
 }
 
-// FlushError is what http.ResponseController calls.
-func (s *streamWriter) FlushError() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.control.Flush()
-}
-
 // nextLook is how long until something may have to be done.
-func (s *streamWriter) nextLook(now time.Time) time.Duration {
+func (s *stream) nextLook(now time.Time) time.Duration {
 	read := time.Unix(0, s.lastRead.Load())
 	next := read.Add(time.Duration(s.pass.h.IdleTimeout))
 	if s.events {
@@ -170,7 +266,7 @@ func (s *streamWriter) nextLook(now time.Time) time.Duration {
 }
 
 // look runs when the stream may have been silent for too long.
-func (s *streamWriter) look() {
+func (s *stream) look() {
 	if !s.mu.TryLock() { // a write is under way, maybe to a slow client
 		s.timer.Reset(time.Second)
 		return
@@ -188,7 +284,7 @@ func (s *streamWriter) look() {
 	if s.events && silent >= pingAfter && now.Sub(s.lastPing) >= pingAfter {
 		s.lastPing = now
 		if s.scan.AtBoundary() && !s.scan.Stopped() {
-			if _, err := s.ResponseWriter.Write(ownPing); err == nil {
+			if _, err := s.w.Write(ownPing); err == nil {
 				_ = s.control.Flush() // a failure shows at the next write
 			}
 		}
@@ -199,13 +295,10 @@ func (s *streamWriter) look() {
 var ownPing = []byte("event: ping\ndata: {\"type\": \"ping\"}\n\n")
 
 // close ends the timer's part. No write happens after it.
-func (s *streamWriter) close() {
+func (s *stream) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	if s.timer == nil {
-		return
-	}
 	s.timer.Stop()
 	// The end of the answer is written after the handler has returned; a
 	// deadline that was set for a write long ago must not cut it off.
@@ -215,81 +308,3 @@ func (s *streamWriter) close() {
 		s.pass.lateError = s.scan.LastError()
 	}
 }
-
-// answerBody is upstream's answer as it is copied to the client: it notices
-// how it ends, and ends a broken stream with an error event.
-type answerBody struct {
-	src    io.ReadCloser
-	stream *streamWriter
-	tail   []byte // what is left of the error event
-	ended  bool
-}
-
-// Read implements io.Reader.
-func (b *answerBody) Read(buf []byte) (int, error) {
-	if b.ended {
-		return b.readTail(buf)
-	}
-	n, err := b.src.Read(buf)
-	if n > 0 {
-		b.stream.lastRead.Store(time.Now().UnixNano())
-		return n, nil // an error comes again with the next call
-	}
-	if err == nil {
-		return 0, nil
-	}
-	b.ended = true
-	return b.end(err, buf)
-}
-
-func (b *answerBody) readTail(buf []byte) (int, error) {
-	n := copy(buf, b.tail)
-	b.tail = b.tail[n:]
-	if n == 0 {
-		return 0, io.EOF
-	}
-	return n, nil
-}
-
-// end is called once, with what the last read said. Everything before it has
-// been written.
-func (b *answerBody) end(err error, buf []byte) (int, error) {
-	s, p := b.stream, b.stream.pass
-	switch {
-	case err == io.EOF && !s.cutShort(), s.events && s.scan.Stopped():
-		p.complete = true
-		return 0, io.EOF
-	case p.keyRevoked():
-		p.broken = "The client key was revoked."
-	case p.ctx.Err() != nil:
-		return 0, p.ctx.Err()
-	default:
-		p.broken = whyBroken(p.answer, err)
-	}
-	if !s.events {
-		return 0, err
-	}
-	b.tail = streamError(p.broken, p.id)
-	return b.readTail(buf)
-}
-
-// cutShort reports whether a cleanly ended answer is incomplete all the same. A
-// stream that has ended with an error event says so itself.
-func (s *streamWriter) cutShort() bool {
-	return s.events && s.pass.target.Endpoint == anthropic.Messages && s.pass.answer.res.StatusCode < 300 &&
-		!s.scan.Stopped() && s.scan.LastError() == nil
-}
-
-func whyBroken(a *answer, err error) string {
-	switch {
-	case errors.Is(context.Cause(a.ctx), errSilent):
-		return "The upstream connection was silent for too long."
-	case err == io.EOF:
-		return "The upstream answer ended before it was complete."
-	default:
-		return "The upstream connection broke before the answer was complete."
-	}
-}
-
-// Close implements io.Closer.
-func (b *answerBody) Close() error { return b.src.Close() }

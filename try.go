@@ -5,10 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
-	"mime"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -36,11 +36,15 @@ type answer struct {
 	written bool // upstream may have got the request
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
-	stream  bool // an event stream that can be read
+	stream  bool                    // an event stream that can be read
+	scan    anthropic.StreamScanner // has seen what was peeked of it
 }
 
 // errNoAnswer is the cause of a try's end when upstream took too long.
 var errNoAnswer = errors.New("no answer in time")
+
+// errNoFinalStatus: upstream changes the protocol, or speaks none that we know.
+var errNoFinalStatus = errors.New("not the status of an answer")
 
 // try makes one upstream round trip and judges its outcome.
 func (p *pass) try(ticket *selection.Ticket, token oauth.Token) *answer {
@@ -107,6 +111,9 @@ func (p *pass) request(ctx context.Context, token oauth.Token) *http.Request {
 // stream up to its first event.
 func (p *pass) peek(ctx context.Context, a *answer) error {
 	res := a.res
+	if res.StatusCode < 200 {
+		return errNoFinalStatus
+	}
 	if res.StatusCode >= 400 {
 		peeked, err := io.ReadAll(io.LimitReader(res.Body, errorPeek))
 		a.peeked = peeked
@@ -119,7 +126,7 @@ func (p *pass) peek(ctx context.Context, a *answer) error {
 		return nil
 	}
 	a.stream = true
-	first, body, err := firstEvent(ctx, res.Body, pingHold)
+	first, body, err := firstEvent(ctx, res.Body, &a.scan, pingHold)
 	a.peeked, res.Body = first, body
 	if err == io.EOF {
 		// Nothing but an error or an empty stream ends before its first event.
@@ -138,12 +145,12 @@ func isEventStream(h http.Header) bool {
 		return false
 	}
 	const plain = "text/event-stream"
-	value := h.Get("Content-Type")
-	if value == plain {
-		return true
+	media := h.Get("Content-Type")
+	if len(media) < len(plain) || !strings.EqualFold(media[:len(plain)], plain) {
+		return false
 	}
-	media, _, err := mime.ParseMediaType(value)
-	return err == nil && media == plain
+	rest := strings.TrimLeft(media[len(plain):], " \t")
+	return rest == "" || rest[0] == ';'
 }
 
 func (p *pass) judge(a *answer) anthropic.Verdict {
@@ -155,9 +162,7 @@ func (p *pass) judge(a *answer) anthropic.Verdict {
 	case a.res.StatusCode >= 400:
 		in.Body = a.peeked
 	case a.stream:
-		var scanner anthropic.StreamScanner
-		scanner.Feed(a.peeked)
-		in.EventError = scanner.FirstError()
+		in.EventError = a.scan.FirstError()
 	}
 	v := anthropic.Judge(in)
 	if v.Cause == anthropic.CauseServerError && !p.target.Repeatable() {
@@ -209,12 +214,11 @@ func (a *answer) discard() {
 // firstEvent reads a stream until its first event that is neither a ping nor a
 // comment, but no longer than hold after the first ping. It returns what it
 // read and what remains; io.EOF says that the stream ended before that.
-func firstEvent(ctx context.Context, body io.ReadCloser, hold time.Duration) ([]byte, io.ReadCloser, error) {
-	var scanner anthropic.StreamScanner
+func firstEvent(ctx context.Context, body io.ReadCloser, scanner *anthropic.StreamScanner, hold time.Duration) ([]byte, io.ReadCloser, error) {
 	buf := make([]byte, 0, 4<<10)
 	for !scanner.SawPing() {
 		var err error
-		buf, err = readMore(body, buf, &scanner)
+		buf, err = readMore(body, buf, scanner)
 		if scanner.Started() || len(buf) >= eventPeek {
 			return buf, endedBody(body, err), nil
 		}
@@ -320,13 +324,9 @@ func (a *readAhead) Close() error {
 	return a.body.Close()
 }
 
-// body returns the whole body of an answer whose beginning was read already.
-func (a *answer) body() io.ReadCloser {
-	if len(a.peeked) == 0 {
-		return a.res.Body
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(a.peeked), a.res.Body), a.res.Body}
+// body takes the answer's body, from its beginning, to read it in one piece.
+func (a *answer) body() io.Reader {
+	peeked := a.peeked
+	a.peeked, a.stream = nil, false
+	return io.MultiReader(bytes.NewReader(peeked), a.res.Body)
 }

@@ -39,11 +39,7 @@ func UpstreamHeader(client http.Header) http.Header {
 		}
 		h[name] = slices.Clip(values)
 	}
-	for _, line := range client["Connection"] {
-		for option := range strings.SplitSeq(line, ",") {
-			h.Del(strings.TrimSpace(option))
-		}
-	}
+	dropNamed(h, client["Connection"])
 	h["Accept-Encoding"] = identityEncoding
 	if _, told := h["User-Agent"]; !told {
 		h["User-Agent"] = noUserAgent
@@ -51,17 +47,35 @@ func UpstreamHeader(client http.Header) http.Header {
 	return h
 }
 
+// dropNamed removes the headers that a Connection header names.
+func dropNamed(h http.Header, connection []string) {
+	for _, line := range connection {
+		for option := range strings.SplitSeq(line, ",") {
+			h.Del(strings.TrimSpace(option))
+		}
+	}
+}
+
 // staysHere reports whether a client's header must not go upstream. The name is
 // in canonical form.
 func staysHere(name string) bool {
 	switch name {
 	case "Authorization", "X-Api-Key", "Cookie",
-		"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
-		"Te", "Trailer", "Transfer-Encoding", "Upgrade",
 		"Forwarded", "X-Real-Ip", "Via", "Cf-Connecting-Ip", "True-Client-Ip":
 		return true
 	}
-	return strings.HasPrefix(name, "X-Forwarded-")
+	return isHopByHop(name) || strings.HasPrefix(name, "X-Forwarded-")
+}
+
+// isHopByHop reports whether a header, its name in canonical form, is about one
+// connection only. Source: RFC 9110, 7.6.1, and what clients send besides.
+func isHopByHop(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	}
+	return false
 }
 
 // SetCredential puts an account's credential on an upstream request and takes
@@ -97,17 +111,27 @@ func listed(lines []string, value string) bool {
 // appendToList returns the list on one line with the value behind it: a reader
 // that looks at one line only must see all of it.
 func appendToList(lines []string, value string) string {
+	if len(lines) == 1 && strings.TrimSpace(lines[0]) != "" {
+		return lines[0] + "," + value
+	}
 	lines = slices.DeleteFunc(slices.Clone(lines), func(l string) bool { return strings.TrimSpace(l) == "" })
 	return strings.Join(append(lines, value), ",")
 }
 
-// CleanAnswer removes from an answer, in place, what speaks of one account:
-// its quota, its organization and workspace, and cookies.
-func CleanAnswer(h http.Header) {
-	for name := range h {
-		if speaksOfAccount(name) {
-			delete(h, name)
+// CopyAnswerHeader adds to a client's answer what upstream's answer says, but
+// for hop-by-hop headers and what speaks of one account: its quota, its
+// organization and workspace, and cookies. The values are shared, and answer
+// may lose headers that its Connection header names.
+func CopyAnswerHeader(client, answer http.Header) {
+	dropNamed(answer, answer["Connection"])
+	for name, values := range answer {
+		if speaksOfAccount(name) || isHopByHop(name) {
+			continue
 		}
+		if own := client[name]; own != nil {
+			values = append(slices.Clip(own), values...)
+		}
+		client[name] = values
 	}
 }
 
