@@ -60,22 +60,25 @@ func reportMedian(b *testing.B) func(func()) {
 }
 
 // BenchmarkHistoryRow is the cost of one row, in batches as the recorder makes
-// them: four accounts, three models, ten keys.
+// them: four accounts, three models, ten keys. Ids are in the order in which
+// requests begin, rows in that in which they end.
 func BenchmarkHistoryRow(b *testing.B) { benchEachEngine(b, benchmarkHistoryRow) }
 
 func benchmarkHistoryRow(b *testing.B, db testDB) {
 	s := db.open(b)
-	accounts := make([]Account, 4)
-	for i := range accounts {
-		accounts[i] = account(fmt.Sprint("account-", i))
-		must(b, s.AddAccount(b.Context(), accounts[i]))
-	}
-	models, keys := make([]string, 3), make([]string, 10)
-	for i := range models {
-		models[i] = fmt.Sprint("claude-sonnet-4-", i)
-	}
-	for i := range keys {
-		keys[i] = fmt.Sprint("key-", i)
+	rows := make([]Row, 60) // one for each account, model and key
+	for i := range rows {
+		a := account(fmt.Sprint("account-", i%4))
+		a.ID = fmt.Sprintf("0199c5d0-%04x-7abc-8def-0123456789ab", i%4)
+		if i < 4 {
+			must(b, s.AddAccount(b.Context(), a))
+		}
+		r := answered("", start, a)
+		r.Model, r.Client, r.Session = new(fmt.Sprint("claude-sonnet-4-", i%3)), new(fmt.Sprint("key-", i%10)), new("6b86b273ff34fce1")
+		r.CacheReadTokens, r.CacheWrite5mTokens, r.CacheWrite1hTokens = new(int64(20_000)), new(int64(300)), new(int64(0))
+		r.UpstreamRequestID = new("req_011CSHoEeqs5C35K2UUqR7Fy")
+		r.Attempts = r.Attempts[1:]
+		rows[i] = r
 	}
 	batch := make([]Row, DefaultBatch)
 	b.ReportAllocs()
@@ -84,11 +87,10 @@ func benchmarkHistoryRow(b *testing.B, db testDB) {
 	for n := 0; n < b.N; {
 		size := min(len(batch), b.N-n)
 		for i := range size {
-			r := answered(fmt.Sprintf("%012x-7abc-8def-0123456789ab", n+i), start.Add(time.Duration(n+i)*time.Millisecond), accounts[i%4])
-			r.Model, r.Client, r.Session = &models[i%3], &keys[i%10], new("6b86b273ff34fce1")
-			r.UpstreamRequestID = new("req_011CSHoEeqs5C35K2UUqR7Fy")
-			r.Attempts = r.Attempts[1:]
-			batch[i] = r
+			end := start.Add(time.Duration(n+i) * time.Millisecond)
+			batch[i] = rows[(n+i)%len(rows)]
+			batch[i].ID = fmt.Sprintf("%012x-7abc-8def-%012x", end.UnixMilli()-int64((n+i)*7919%2000), n+i)
+			batch[i].Timestamp = end.UnixMilli()
 		}
 		must(b, s.InsertRows(b.Context(), batch[:size]))
 		n += size

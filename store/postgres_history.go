@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -139,18 +138,7 @@ func columnOf[R, T any](rows []R, value func(*R) T) []T {
 }
 
 // requestColumnsOf returns the arguments of insertUnnested.
-func requestColumnsOf(rows []Row) ([]any, error) {
-	attempts := make([]*string, len(rows))
-	for i := range rows {
-		if len(rows[i].Attempts) == 0 {
-			continue
-		}
-		text, err := json.Marshal(rows[i].Attempts)
-		if err != nil {
-			return nil, err
-		}
-		attempts[i] = new(string(text))
-	}
+func requestColumnsOf(rows []Row) []any {
 	return []any{
 		columnOf(rows, func(r *Row) string { return r.ID }),
 		columnOf(rows, func(r *Row) int64 { return r.Timestamp }),
@@ -182,15 +170,12 @@ func requestColumnsOf(rows []Row) ([]any, error) {
 		columnOf(rows, func(r *Row) *int64 { return r.CacheWrite1hTokens }),
 		columnOf(rows, func(r *Row) *float64 { return r.CostUSD }),
 		columnOf(rows, func(r *Row) *string { return r.UpstreamRequestID }),
-		attempts,
-	}, nil
+		columnOf(rows, func(r *Row) *string { return attemptsText(r.Attempts) }),
+	}
 }
 
 func (e *postgresEngine) insertRequests(ctx context.Context, rows []Row) error {
-	columns, err := requestColumnsOf(rows)
-	if err != nil {
-		return err
-	}
+	columns := requestColumnsOf(rows)
 	times := columnOf(rows, func(r *Row) int64 { return r.Timestamp })
 	for try := 0; ; try++ {
 		if err := e.makeRoom(ctx, times); err != nil {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"encoding/json"
 	"errors"
 	"strings"
 
@@ -51,9 +50,7 @@ func (w *rowWriter) insert(ctx context.Context, conn *sql.Conn, chunk int, rows 
 		}
 		values := w.values[:len(rows)*rowValues]
 		for i := range rows {
-			if err := setValues(values[i*rowValues:], &rows[i]); err != nil {
-				return err
-			}
+			setValues(values[i*rowValues:], &rows[i])
 		}
 		result, err := w.statements[chunk].ExecContext(ctx, values)
 		if err != nil {
@@ -90,28 +87,20 @@ func (w *rowWriter) prepare(ctx context.Context, conn any) error {
 }
 
 // setValues sets a row's values in the order of requestValues.
-func setValues(to []driver.NamedValue, r *Row) error {
-	var account, attempts any
+func setValues(to []driver.NamedValue, r *Row) {
+	var account any
 	if r.AccountID != "" {
 		account = r.AccountID
-	}
-	if len(r.Attempts) > 0 {
-		text, err := json.Marshal(r.Attempts)
-		if err != nil {
-			return err
-		}
-		attempts = string(text)
 	}
 	for i, v := range [rowValues]driver.Value{
 		r.ID, r.Timestamp, r.Method, r.Path, orNull(r.AccountUsed), account, orNull(r.PlanType), orNull(r.Model),
 		int64(r.StatusCode), int64(boolInt(r.Outcome == api.OutcomeOK)), string(r.Outcome), orNull(r.ErrorMessage),
 		r.ResponseTimeMS, r.DurationMS, int64(r.FailoverAttempts), int64(r.Stream), orNull(r.Session), orNull(r.Client),
 		orNull(r.InputTokens), orNull(r.OutputTokens), orNull(r.CacheReadTokens), orNull(r.CacheWrite5mTokens),
-		orNull(r.CacheWrite1hTokens), orNull(r.CostUSD), orNull(r.UpstreamRequestID), attempts,
+		orNull(r.CacheWrite1hTokens), orNull(r.CostUSD), orNull(r.UpstreamRequestID), orNull(attemptsText(r.Attempts)),
 	} {
 		to[i].Value = v
 	}
-	return nil
 }
 
 func orNull[T any](p *T) driver.Value {
