@@ -26,9 +26,10 @@ func BenchmarkChoosing(b *testing.B) {
 				accounts[i] = selection.Account{ID: fmt.Sprint("id-", i), Name: fmt.Sprint("account-", i), Plan: "max"}
 			}
 			pool.Sync(accounts)
-			want := selection.Request{Model: sonnet, Family: anthropic.FamilyOf(sonnet), Generative: true}
+			var want selection.Request
 			b.ReportAllocs()
 			for b.Loop() {
+				want = selection.Request{Model: sonnet, Family: anthropic.FamilyOf(sonnet), Generative: true}
 				ticket, _ := pool.Acquire(&want, policies.LeastUsed{}, nil)
 				ticket.Release()
 			}

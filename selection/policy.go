@@ -59,4 +59,5 @@ type Request struct {
 	Rand uint64
 
 	access *modelAccess
+	first  Ticket // room for the first one; few requests get another
 }

@@ -367,7 +367,11 @@ func (p *Pool) issue(m *member, r *Request, now time.Time) *Ticket {
 	c.LastUsed = now.UnixNano()
 	p.turn = c.Turn
 	c.Turn += 1 / float64(m.Weight)
-	t := &Ticket{Account: m.Account, pool: p, member: m, request: r, start: now}
+	t := &r.first
+	if t.pool != nil {
+		t = new(Ticket)
+	}
+	*t = Ticket{Account: m.Account, pool: p, member: m, request: r, start: now}
 	if m.probation {
 		m.probing++
 		t.probe = true
