@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -105,6 +106,14 @@ func TestRowsAreWrittenOnWhateverConnectionThereIs(t *testing.T) {
 	}
 	if n := rowCounter(t, s); n != 3 {
 		t.Errorf("%d rows", n)
+	}
+	path := s.Name()
+	must(t, s.Close())
+	descriptors, _ := filepath.Glob("/proc/self/fd/*") // none where there is no such folder
+	for _, d := range descriptors {
+		if open, err := os.Readlink(d); err == nil && strings.HasPrefix(open, path) {
+			t.Errorf("%s is still open", open)
+		}
 	}
 }
 

@@ -28,7 +28,6 @@ type sqliteEngine struct {
 	path        string
 	busyTimeout time.Duration
 	batch       batchStatements
-	rows        rowWriter
 
 	dataVersion struct {
 		sync.Mutex
@@ -95,7 +94,7 @@ func (e *sqliteEngine) open(ctx context.Context) error {
 		return err
 	}
 	s := e.s
-	s.writer, s.reader.DB = sql.OpenDB(writer), sql.OpenDB(reader)
+	s.writer, s.reader.DB = sql.OpenDB(rowConnector{writer}), sql.OpenDB(reader)
 	// SQLite has one writer at a time. A pool of one connection makes writers
 	// of this process queue in Go, where waiting can be cancelled, instead of
 	// polling for the file's lock.

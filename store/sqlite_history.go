@@ -62,7 +62,7 @@ func (e *sqliteEngine) insertRows(ctx context.Context, rows []Row, most int) err
 		sums, found, stored := newSummary(&e.s.models), minutes{}, 0
 		for i, n := range chunks {
 			for ; n <= min(most, len(rows)); rows = rows[n:] {
-				isNew, err := e.rows.insert(ctx, conn, i, rows[:n])
+				isNew, err := insertChunk(ctx, conn, i, rows[:n])
 				if err != nil {
 					return err
 				}

@@ -29,30 +29,82 @@ func insertStatement(n int) string {
 		VALUES ` + requestValues + strings.Repeat(", "+requestValues, n-1) + ` ON CONFLICT (id) DO NOTHING`
 }
 
-// rowWriter has the statements for chunks of rows, on one connection. It is used
-// within the writer's transactions alone.
-type rowWriter struct {
-	conn       any
-	statements [len(chunks)]driver.StmtExecContext
+// rowConnector makes connections that insert rows of the history.
+type rowConnector struct{ driver.Connector }
+
+// Connect implements driver.Connector.
+func (c rowConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &rowConn{sqliteConn: conn.(sqliteConn)}, nil
+}
+
+// sqliteConn is what database/sql uses of a driver's connection.
+type sqliteConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.QueryerContext
+	driver.Pinger
+	driver.SessionResetter
+	driver.Validator
+}
+
+// rowConn is a connection with its statements for chunks of rows.
+type rowConn struct {
+	sqliteConn
+	statements []driver.Stmt       // for each of chunks, once there was a row
 	values     []driver.NamedValue // room for the largest chunk
+}
+
+// Close implements driver.Conn. SQLite keeps the file open for as long as there
+// is a statement.
+func (c *rowConn) Close() (err error) {
+	for _, stmt := range c.statements {
+		err = errors.Join(err, stmt.Close())
+	}
+	c.statements = nil
+	return errors.Join(err, c.sqliteConn.Close())
+}
+
+// prepare makes the statements.
+func (c *rowConn) prepare(ctx context.Context) error {
+	for _, n := range chunks[len(c.statements):] {
+		stmt, err := c.PrepareContext(ctx, insertStatement(n))
+		if err != nil {
+			return err
+		}
+		c.statements = append(c.statements, stmt)
+	}
+	if c.values == nil {
+		c.values = make([]driver.NamedValue, chunks[0]*rowValues)
+		for i := range c.values {
+			c.values[i].Ordinal = i + 1
+		}
+	}
+	return nil
 }
 
 // errSomeThere means that a chunk holds new rows and old ones, and the database
 // does not say which is which.
 var errSomeThere = errors.New("some rows are there already")
 
-// insert inserts chunks[chunk] rows and reports whether they, all of them, are
-// new.
-func (w *rowWriter) insert(ctx context.Context, conn *sql.Conn, chunk int, rows []Row) (isNew bool, err error) {
+// insertChunk inserts chunks[chunk] rows and reports whether they, all of them,
+// are new.
+func insertChunk(ctx context.Context, conn *sql.Conn, chunk int, rows []Row) (isNew bool, err error) {
 	err = conn.Raw(func(conn any) error {
-		if err := w.prepare(ctx, conn); err != nil {
+		c := conn.(*rowConn)
+		if err := c.prepare(ctx); err != nil {
 			return err
 		}
-		values := w.values[:len(rows)*rowValues]
+		values := c.values[:len(rows)*rowValues]
 		for i := range rows {
 			setValues(values[i*rowValues:], &rows[i])
 		}
-		result, err := w.statements[chunk].ExecContext(ctx, values)
+		result, err := c.statements[chunk].(driver.StmtExecContext).ExecContext(ctx, values)
 		if err != nil {
 			return err
 		}
@@ -64,26 +116,6 @@ func (w *rowWriter) insert(ctx context.Context, conn *sql.Conn, chunk int, rows 
 		return err
 	})
 	return isNew, err
-}
-
-// prepare makes the statements, again if the connection is another one.
-func (w *rowWriter) prepare(ctx context.Context, conn any) error {
-	if w.conn == conn {
-		return nil
-	}
-	for i, n := range chunks {
-		stmt, err := conn.(driver.ConnPrepareContext).PrepareContext(ctx, insertStatement(n))
-		if err != nil {
-			return err
-		}
-		w.statements[i] = stmt.(driver.StmtExecContext)
-	}
-	w.values = make([]driver.NamedValue, chunks[0]*rowValues)
-	for i := range w.values {
-		w.values[i].Ordinal = i + 1
-	}
-	w.conn = conn
-	return nil
 }
 
 // setValues sets a row's values in the order of requestValues.
