@@ -76,7 +76,8 @@ func (p *pass) settleOutcome() {
 	}
 }
 
-// row is the request as the history keeps it.
+// row is the request as the history keeps it. Rows may have to wait: nothing of
+// one points into the request, which would wait with it.
 func (p *pass) row() store.Row {
 	now := p.now()
 	first := p.firstByte
@@ -94,11 +95,11 @@ func (p *pass) row() store.Row {
 		row.Attempts = []api.Attempt{}
 	}
 	if p.who.Key != nil {
-		row.Client = &p.who.Key.Name
+		row.Client = new(p.who.Key.Name)
 	}
 	switch a := p.answer; {
 	case a != nil:
-		row.AccountID, row.AccountUsed, row.PlanType = a.ticket.ID, &a.ticket.Name, &a.ticket.Plan
+		row.AccountID, row.AccountUsed, row.PlanType = a.ticket.ID, new(a.ticket.Name), new(a.ticket.Plan)
 		row.FailoverAttempts--
 		row.StatusCode = a.res.StatusCode
 		row.UpstreamRequestID = optional(a.res.Header.Get("Request-Id"))
@@ -150,11 +151,11 @@ func (p *pass) addError(row *store.Row) {
 			row.ErrorMessage = optional(string(text))
 			return
 		}
-		row.ErrorMessage = &p.refused.message
+		row.ErrorMessage = new(p.refused.message)
 	case p.refused != nil:
-		row.ErrorMessage = &p.refused.message
+		row.ErrorMessage = new(p.refused.message)
 	case p.broken != "":
-		row.ErrorMessage = &p.broken
+		row.ErrorMessage = new(p.broken)
 	case p.outcome == api.OutcomeUpstreamError && len(p.results) > 0:
 		row.ErrorMessage = optional(p.results[len(p.results)-1].message)
 	}
