@@ -98,7 +98,7 @@ func (p *pass) newStream(res *http.Response) *stream {
 	if !s.events && p.countable(res) {
 		s.whole = new(anthropic.JSONScanner)
 	}
-	s.flushes = s.events || s.left < 0 && s.whole == nil
+	s.flushes = s.events || s.left < 0 && s.whole == nil // half a JSON object is of no use
 	s.lastRead.Store(now.UnixNano())
 	s.timer = time.AfterFunc(s.nextLook(now), s.look)
 	return s
@@ -233,6 +233,8 @@ func (s *stream) addTrailer(trailer http.Header) {
 	if len(trailer) == 0 {
 		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	_ = s.control.Flush()
 	for name, values := range trailer {
 		s.w.Header()[http.TrailerPrefix+name] = values
