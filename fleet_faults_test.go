@@ -384,6 +384,8 @@ func TestNodesCountForOneAnotherAfterTheDatabaseCrashed(t *testing.T) {
 	f, server := newStoppableFleet(t, simulator.Options{}, 1)
 	counts := func() {
 		release, done := make(chan struct{}), make(chan struct{})
+		end := sync.OnceFunc(func() { close(release) })
+		t.Cleanup(end) // a test that fails in between must not wait for ever
 		f.nodes[0].sim.Script("account0", simulator.Step{Do: simulator.BeforeAnswer(func() { <-release })})
 		go func() {
 			defer close(done)
@@ -394,7 +396,7 @@ func TestNodesCountForOneAnotherAfterTheDatabaseCrashed(t *testing.T) {
 		at := time.Now()
 		f.all(func(n *node) bool { return n.account("account0").InFlight == 1 })
 		t.Logf("a running request counted everywhere after %s", time.Since(at))
-		close(release)
+		end()
 		<-done
 		f.all(func(n *node) bool { return n.account("account0").InFlight == 0 })
 	}

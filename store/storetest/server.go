@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -34,12 +35,7 @@ func NewServer(tb testing.TB) *Server {
 	if os.Getenv(ControlVariable) == "" {
 		tb.Skip("no PostgreSQL server to stop; there is one with: .ci/postgres go test ./...")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	_ = l.Close()
+	port := freePort(tb)
 	// The server's user makes the folder, so that no other user can look into it.
 	folder := filepath.Join(os.TempDir(), "postgres-"+rand.Text())
 	s := &Server{tb: tb, folder: folder, options: fmt.Sprintf("-c listen_addresses=127.0.0.1 -c port=%d -c unix_socket_directories=%s -c fsync=off", port, folder)}
@@ -61,6 +57,22 @@ func NewServer(tb testing.TB) *Server {
 	s.URL = (&url.URL{Scheme: "postgres", User: url.UserPassword("balancer", password), Host: fmt.Sprint("127.0.0.1:", port),
 		Path: "/postgres", RawQuery: "sslmode=disable"}).String()
 	return s
+}
+
+// freePort finds a port that stays free while the server is stopped: outgoing
+// connections get higher ones.
+func freePort(tb testing.TB) int {
+	tb.Helper()
+	for range 20 {
+		port := 20000 + mathrand.IntN(12000)
+		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port))
+		if err == nil {
+			_ = l.Close()
+			return port
+		}
+	}
+	tb.Fatal("no free port")
+	return 0
 }
 
 // Start starts the server and waits until it answers.
