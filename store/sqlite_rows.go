@@ -120,24 +120,48 @@ func insertChunk(ctx context.Context, conn *sql.Conn, chunk int, rows []Row) (is
 
 // setValues sets a row's values in the order of requestValues.
 func setValues(to []driver.NamedValue, r *Row) {
-	var account any
-	if r.AccountID != "" {
-		account = r.AccountID
-	}
-	for i, v := range [rowValues]driver.Value{
-		r.ID, r.Timestamp, r.Method, r.Path, orNull(r.AccountUsed), account, orNull(r.PlanType), orNull(r.Model),
-		int64(r.StatusCode), int64(boolInt(r.Outcome == api.OutcomeOK)), string(r.Outcome), orNull(r.ErrorMessage),
-		r.ResponseTimeMS, r.DurationMS, int64(r.FailoverAttempts), int64(r.Stream), orNull(r.Session), orNull(r.Client),
-		orNull(r.InputTokens), orNull(r.OutputTokens), orNull(r.CacheReadTokens), orNull(r.CacheWrite5mTokens),
-		orNull(r.CacheWrite1hTokens), orNull(r.CostUSD), orNull(r.UpstreamRequestID), orNull(attemptsText(r.Attempts)),
-	} {
-		to[i].Value = v
+	setValue(&to[0], &r.ID)
+	setValue(&to[1], &r.Timestamp)
+	setValue(&to[2], &r.Method)
+	setValue(&to[3], &r.Path)
+	setValue(&to[4], r.AccountUsed)
+	setValue(&to[5], orNil(&r.AccountID))
+	setValue(&to[6], r.PlanType)
+	setValue(&to[7], r.Model)
+	setValue(&to[8], new(int64(r.StatusCode)))
+	setValue(&to[9], new(int64(boolInt(r.Outcome == api.OutcomeOK))))
+	setValue(&to[10], new(string(r.Outcome)))
+	setValue(&to[11], r.ErrorMessage)
+	setValue(&to[12], &r.ResponseTimeMS)
+	setValue(&to[13], &r.DurationMS)
+	setValue(&to[14], new(int64(r.FailoverAttempts)))
+	setValue(&to[15], new(int64(r.Stream)))
+	setValue(&to[16], r.Session)
+	setValue(&to[17], r.Client)
+	setValue(&to[18], r.InputTokens)
+	setValue(&to[19], r.OutputTokens)
+	setValue(&to[20], r.CacheReadTokens)
+	setValue(&to[21], r.CacheWrite5mTokens)
+	setValue(&to[22], r.CacheWrite1hTokens)
+	setValue(&to[23], r.CostUSD)
+	setValue(&to[24], r.UpstreamRequestID)
+	setValue(&to[25], attemptsText(r.Attempts))
+}
+
+// setValue leaves alone what an earlier row has put there, if it is the same:
+// most values are as in most rows, and making an interface of one costs an
+// allocation.
+func setValue[T comparable](to *driver.NamedValue, p *T) {
+	if p == nil {
+		to.Value = nil
+	} else if old, ok := to.Value.(T); !ok || old != *p {
+		to.Value = *p
 	}
 }
 
-func orNull[T any](p *T) driver.Value {
-	if p == nil {
+func orNil(s *string) *string {
+	if *s == "" {
 		return nil
 	}
-	return *p
+	return s
 }
