@@ -45,8 +45,8 @@ func (s *Store) findRequests(ctx context.Context, q api.RequestQuery) ([]api.Req
 		page, err := s.page(ctx, p)
 		return append(found, page...), err
 	}
-	// An account that was removed and added again is several, each with an
-	// index range of its own.
+	// An account that was removed and added again is several, each found by
+	// itself.
 	ids, err := collect(ctx, s.reader, func(r *sql.Rows, id *string) error { return r.Scan(id) },
 		`SELECT id FROM history_accounts WHERE name = ?`, q.Account)
 	if err != nil {

@@ -49,11 +49,12 @@ func (m minutes) save(ctx context.Context, insert *sql.Stmt) error {
 	return nil
 }
 
-// fillMinutes makes the lines for all rows, where there are none.
+// fillMinutes makes the lines for all rows.
 func fillMinutes(ctx context.Context, tx *sql.Tx) error {
 	for kind, column := range filterColumns {
 		if _, err := tx.ExecContext(ctx, fmt.Sprintf(`INSERT INTO request_minutes (kind, name, minute)
-			SELECT DISTINCT '%s', %[2]s, timestamp - timestamp %% %d FROM requests WHERE %[2]s IS NOT NULL`,
+			SELECT DISTINCT '%s', %[2]s, timestamp - timestamp %% %d FROM requests WHERE %[2]s IS NOT NULL
+			ON CONFLICT DO NOTHING`,
 			kind, column, minuteMillis)); err != nil {
 			return err
 		}

@@ -223,7 +223,8 @@ func addExchange(ctx context.Context, tx *sql.Tx) error {
 //go:embed schema/sqlite/0004.sql
 var minuteTable string
 
-// addMinutes is migration 4. The indexes that go are of use for it.
+// addMinutes is migration 4. The indexes go last: they make quick what fills the
+// table.
 func addMinutes(ctx context.Context, tx *sql.Tx) error {
 	if _, err := tx.ExecContext(ctx, minuteTable); err != nil {
 		return err
