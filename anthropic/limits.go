@@ -141,6 +141,19 @@ const (
 	bucketReset
 )
 
+// What stands behind the prefixes: of subscriptions, of each of their windows, of
+// each bucket of an API key.
+var (
+	unifiedFields = map[string]fieldKind{
+		"status": overallStatus, "reset": overallReset, "representative-claim": overallClaim,
+		"overage-status": overageStatus, "overage-disabled-reason": overageReason, "overage-in-use": overageInUse, "overage-reset": overageReset,
+	}
+	windowFields = map[string]fieldKind{
+		"-status": windowStatus, "-utilization": windowUtilization, "-reset": windowReset, "-surpassed-threshold": windowThreshold,
+	}
+	bucketFields = map[string]fieldKind{"-limit": bucketLimit, "-remaining": bucketRemaining, "-reset": bucketReset}
+)
+
 // usualFields are the headers that come with nearly every answer, spelled as
 // net/http spells them: taking a name apart costs more than looking it up.
 var usualFields = readUsualFields()
@@ -148,16 +161,16 @@ var usualFields = readUsualFields()
 func readUsualFields() map[string]limitField {
 	fields := make(map[string]limitField)
 	add := func(name string) { fields[http.CanonicalHeaderKey(name)] = readLimitField(name) }
-	for _, name := range []string{"status", "reset", "representative-claim", "overage-status", "overage-disabled-reason", "overage-in-use", "overage-reset"} {
+	for name := range unifiedFields {
 		add(ratePrefix + unifiedPrefix + name)
 	}
 	for _, window := range []string{"5h", "7d", "7d_oi", "7d_opus", "7d_sonnet"} {
-		for _, field := range []string{"-status", "-utilization", "-reset", "-surpassed-threshold"} {
+		for field := range windowFields {
 			add(ratePrefix + unifiedPrefix + window + field)
 		}
 	}
 	for _, bucket := range []string{"requests", "tokens", "input-tokens", "output-tokens"} {
-		for _, field := range []string{"-limit", "-remaining", "-reset"} {
+		for field := range bucketFields {
 			add(ratePrefix + bucket + field)
 		}
 	}
@@ -183,35 +196,18 @@ func readLimitField(name string) limitField {
 
 func unifiedField(name string) limitField {
 	name = strings.ToLower(name)
-	switch name {
-	case "status":
-		return limitField{kind: overallStatus}
-	case "reset":
-		return limitField{kind: overallReset}
-	case "representative-claim":
-		return limitField{kind: overallClaim}
-	case "overage-status":
-		return limitField{kind: overageStatus}
-	case "overage-disabled-reason":
-		return limitField{kind: overageReason}
-	case "overage-in-use":
-		return limitField{kind: overageInUse}
-	case "overage-reset":
-		return limitField{kind: overageReset}
+	if kind, ok := unifiedFields[name]; ok {
+		return limitField{kind: kind}
 	}
 	switch group, _, _ := strings.Cut(name, "-"); group {
 	case "overage", "grace", "slow", "fallback", "upgrade":
 		return limitField{kind: unknownField} // offers, not windows
 	}
-	return windowField(name, unifiedPrefix, "-status", map[string]fieldKind{
-		"-status": windowStatus, "-utilization": windowUtilization, "-reset": windowReset, "-surpassed-threshold": windowThreshold,
-	})
+	return windowField(name, unifiedPrefix, "-status", windowFields)
 }
 
 func bucketField(name string) limitField {
-	return windowField(strings.ToLower(name), "", "-remaining", map[string]fieldKind{
-		"-limit": bucketLimit, "-remaining": bucketRemaining, "-reset": bucketReset,
-	})
+	return windowField(strings.ToLower(name), "", "-remaining", bucketFields)
 }
 
 // windowField reads the name of a window and of one of its fields. telling is
